@@ -1,7 +1,7 @@
 """Hash with a label and length-framed parts, so that no two meanings share a digest.
 
-``digest(label, a, b)`` is SHA-256 over ``frame(label, a, b)``; every part is preceded by its length (u32, little endian),
-so ("ab", "c") and ("a", "bc") differ. Nothing in Strongroom concatenates and hashes by hand.
+``digest(label, a, b)`` is SHA-256 over ``frame(label, a, b)``; every part is preceded by its length (u32, little
+endian), so ("ab", "c") and ("a", "bc") differ. Nothing in Strongroom concatenates and hashes by hand.
 """
 
 from __future__ import annotations

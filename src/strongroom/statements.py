@@ -1,8 +1,8 @@
 """Sign and verify, in the one way anything is signed here: DSSE with Ed25519 over canonical JSON.
 
 A statement is a DSSE envelope (Dead Simple Signing Envelope v1.0.2) whose payload is RFC 8785 canonical JSON and whose
-payload type names the kind and version of the document. It never signs bytes it did not frame (PAE), and never returns a
-payload that was not verified.
+payload type names the kind and version of the document. It never signs bytes it did not frame (PAE), and never returns
+a payload that was not verified.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ class SigningKey:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Statement:
-    """A signed document as it travels: kind, version, payload bytes and one signature. Unverified until ``open`` returns."""
+    """A signed document as it travels; nothing in it is verified until ``open`` returns."""
 
     kind: str
     version: int
@@ -216,7 +216,8 @@ def sign(payload: Mapping[str, Any], *, kind: str, version: int, key: SigningKey
 
 def canonical_json(value: Any) -> bytes:  # noqa: ANN401  JSON is whatever JSON is
     """Return RFC 8785 canonical JSON."""
-    return rfc8785.dumps(value)
+    canonical: bytes = rfc8785.dumps(value)
+    return canonical
 
 
 def _pae(payload_type: str, payload: bytes) -> bytes:
