@@ -1,0 +1,98 @@
+"""The terminal: results on stdout, talk on stderr, and nothing coloured or moving unless a person watches.
+
+What a verb has to say goes through one :class:`Screen`. It never prints a secret, because no method takes one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.table import Table
+
+from strongroom.errors import EvidenceError, RefusedError, StrongroomError
+
+SIMULATED = "simulated TEE: it behaves like the real one and protects nothing"
+
+
+class Screen:
+    """Where one verb prints; with ``as_json``, stdout carries exactly one JSON object and nothing else."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self.as_json = as_json
+        width = None if sys.stdout.isatty() else 120
+        self._out = Console(file=sys.stdout, highlight=False, soft_wrap=True, width=width, no_color=_colourless())
+        self._talk = Console(file=sys.stderr, highlight=False, soft_wrap=True, no_color=_colourless())
+
+    def say(self, text: str) -> None:
+        """Tell the person what is going on (stderr)."""
+        self._talk.print(escape(text))
+
+    def warn_simulated(self) -> None:
+        """Say that a simulated TEE is in play (stderr)."""
+        self._talk.print(f"[yellow]{SIMULATED}[/yellow]")
+
+    def result(self, value: Mapping[str, Any], *, text: Iterable[str | Table] = ()) -> None:
+        """Print the verb's result: ``value`` as one JSON object, or ``text`` line by line for people."""
+        if self.as_json:
+            click.echo(json.dumps(value, indent=2, sort_keys=False, ensure_ascii=False))
+            return
+        for line in text:
+            self._out.print(escape(line) if isinstance(line, str) else line)
+
+    def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
+        """Return a table to be printed by :meth:`result`; every cell is shown as it is, without markup."""
+        table = Table(
+            title=title, title_justify="left", title_style="bold", header_style="bold", box=None, pad_edge=False
+        )
+        for column in columns:
+            table.add_column(column, overflow="fold")
+        for row in rows:
+            table.add_row(*(escape(str(cell)) for cell in row))
+        return table
+
+    @contextmanager
+    def progress(self, label: str, *, total: int | None = None) -> Iterator[Callable[[int], None]]:
+        """Yield a function that takes how many more bytes are done; draws a bar if a person watches stderr."""
+        if self.as_json or not sys.stderr.isatty():
+            yield lambda _done: None
+            return
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=self._talk, transient=True) as bar:
+            task = bar.add_task(escape(label), total=total)
+            yield lambda done: bar.advance(task, done)
+
+    def fail(self, error: StrongroomError) -> None:
+        """Print an error for people on stderr and, with ``as_json``, as an object on stdout."""
+        reasons = error.reasons if isinstance(error, RefusedError) else ()
+        self._talk.print(f"[bold red]error:[/bold red] {escape(error.message)}")
+        for reason in reasons:
+            self._talk.print(f"  - {escape(reason)}")
+        if error.hint:
+            self._talk.print(f"[bold]hint:[/bold] {escape(error.hint)}")
+        if self.as_json:
+            described: dict[str, Any] = {"kind": error.kind, "message": error.message, "hint": error.hint}
+            if isinstance(error, RefusedError):
+                described["reasons"] = list(reasons)
+            if isinstance(error, EvidenceError):
+                described["step"] = error.step
+            click.echo(json.dumps({"error": described, "exit_code": error.exit_code}, indent=2, ensure_ascii=False))
+
+
+def _colourless() -> bool | None:
+    """Return True when the person asked for no colour; None lets rich decide by the terminal."""
+    return True if os.environ.get("NO_COLOR") else None

@@ -1,0 +1,130 @@
+"""What every verb of the command line has: ``--json``, ``--debug``, examples in its help, a screen, its exit code.
+
+A verb is a function whose first argument is a :class:`~strongroom.cli.screen.Screen`. Options that several verbs share
+stand here once. A password is typed or read from a file; it has no spelling in argv or the environment.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from strongroom.cli.screen import Screen
+from strongroom.errors import UsageError
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+_Decorator = Callable[[_Function], _Function]
+
+
+class Verb(click.Command):
+    """One verb: ``--json`` and ``--debug`` come last among its options, and its help ends with examples to copy."""
+
+    def __init__(self, *args: Any, examples: Sequence[str] = (), **settings: Any) -> None:  # noqa: ANN401  click's own
+        settings["params"] = [
+            *(settings.get("params") or ()),
+            click.Option(["--json", "as_json"], is_flag=True, help="Print the result as one JSON object on stdout."),
+            click.Option(["--debug"], is_flag=True, help="After an error, print the stack trace as well."),
+        ]
+        super().__init__(*args, **settings)
+        self.examples = tuple(examples)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the examples below the options."""
+        super().format_epilog(ctx, formatter)
+        if self.examples:
+            with formatter.section("Examples"):
+                for example in self.examples:
+                    formatter.write(f"{'':{formatter.current_indent}}{example}\n")
+
+
+class VerbGroup(click.Group):
+    """A verb with several forms (``attest verify``); its help lists them in the order they were written."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the forms in the order they were written."""
+        del ctx
+        return list(self.commands)
+
+
+def verb(*, examples: Sequence[str], name: str | None = None, group: VerbGroup | None = None) -> Callable[..., Verb]:
+    """Return a decorator that makes a function ``(screen, ...)`` a verb, in ``group`` if it is one form of several."""
+
+    def decorate(function: Callable[..., Any]) -> Verb:
+        @functools.wraps(function)
+        def run(*, as_json: bool, debug: bool, **options: Any) -> Any:  # noqa: ANN401  click passes what was declared
+            del debug  # read by journey.main, which prints the errors
+            return function(Screen(as_json=as_json), **options)
+
+        called = name or function.__name__.strip("_").replace("_", "-")
+        made: Verb = click.command(called, cls=Verb, examples=examples, no_args_is_help=False)(run)
+        if group is not None:
+            group.add_command(made)
+        return made
+
+    return decorate
+
+
+def home_option(function: _Function) -> _Function:
+    """Add ``--home``: the directory with the party's keys and what it remembers."""
+    return click.option(
+        "--home",
+        "home",
+        type=click.Path(file_okay=False, path_type=Path),
+        envvar="STRONGROOM_HOME",
+        default=Path("~/.strongroom"),
+        show_default=True,
+        show_envvar=True,
+        callback=lambda _context, _option, value: value.expanduser(),
+        help="The party's own directory: its keys, the brokers it trusts, what it remembers of ledgers.",
+    )(function)
+
+
+def password_option(function: _Function) -> _Function:
+    """Add ``--password-file``, which becomes ``password``: a function that returns the password as bytes."""
+    return click.option(
+        "--password-file",
+        "password",
+        type=click.Path(dir_okay=False, path_type=Path),
+        callback=lambda _context, _option, value: password_source(value),
+        help="Read the password from the first line of FILE instead of asking on the terminal.",
+        metavar="FILE",
+    )(function)
+
+
+def broker_option(function: _Function) -> _Function:
+    """Add ``--broker``: the URL of a broker that this party trusts."""
+    return click.option(
+        "--broker",
+        "broker",
+        metavar="URL",
+        help="The broker to talk to; may be left out if `strongroom broker trust` named only one.",
+    )(function)
+
+
+def password_source(file: Path | None) -> Callable[[], bytes]:
+    """Return a function that reads the password from ``file``, or asks for it where a person sits.
+
+    It raises UsageError if the file cannot be read or is empty, or if there is nobody to ask.
+    """
+
+    def ask() -> bytes:
+        if file is None:
+            if not sys.stdin.isatty():
+                raise UsageError("no terminal to ask for the password", hint="name a file: --password-file FILE")
+            return str(click.prompt("Password", hide_input=True, err=True)).encode()
+        try:
+            first = file.read_bytes().partition(b"\n")[0].rstrip(b"\r")
+        except OSError as error:
+            raise UsageError(
+                f"the password file {file} cannot be read: {error.strerror}", hint="check its name and its permissions"
+            ) from error
+        if not first:
+            raise UsageError(f"the first line of the password file {file} is empty", hint="write the password there")
+        return first
+
+    return ask
