@@ -105,7 +105,11 @@ def _context(path: tuple[str, ...]) -> click.Context:
     context: click.Context | None = None
     for name in path:
         context = click.Context(
-            strongroom, info_name=name, parent=context, terminal_width=_WIDTH, max_content_width=_WIDTH,
+            strongroom,
+            info_name=name,
+            parent=context,
+            terminal_width=_WIDTH,
+            max_content_width=_WIDTH,
             help_option_names=["-h", "--help"],
         )
     assert context is not None  # noqa: S101  a path has at least one name

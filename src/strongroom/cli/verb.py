@@ -86,14 +86,12 @@ def home_option(function: _Function) -> _Function:
 
 def password_option(function: _Function) -> _Function:
     """Add ``--password-file``, which becomes ``password``: a function that returns the password as bytes."""
-    return click.option(
-        "--password-file",
-        "password",
-        type=click.Path(dir_okay=False, path_type=Path),
-        callback=lambda _context, _option, value: password_source(value),
-        help="Read the password from the first line of FILE instead of asking on the terminal.",
-        metavar="FILE",
-    )(function)
+    return _password_file(function, confirm=False)
+
+
+def new_password_option(function: _Function) -> _Function:
+    """Add ``--password-file`` for a verb that may set the password; on a terminal it is asked for twice."""
+    return _password_file(function, confirm=True)
 
 
 def broker_option(function: _Function) -> _Function:
@@ -106,7 +104,7 @@ def broker_option(function: _Function) -> _Function:
     )(function)
 
 
-def password_source(file: Path | None) -> Callable[[], bytes]:
+def password_source(file: Path | None, *, confirm: bool = False) -> Callable[[], bytes]:
     """Return a function that reads the password from ``file``, or asks for it where a person sits.
 
     It raises UsageError if the file cannot be read or is empty, or if there is nobody to ask.
@@ -116,7 +114,7 @@ def password_source(file: Path | None) -> Callable[[], bytes]:
         if file is None:
             if not sys.stdin.isatty():
                 raise UsageError("no terminal to ask for the password", hint="name a file: --password-file FILE")
-            return str(click.prompt("Password", hide_input=True, err=True)).encode()
+            return str(click.prompt("Password", hide_input=True, confirmation_prompt=confirm, err=True)).encode()
         try:
             first = file.read_bytes().partition(b"\n")[0].rstrip(b"\r")
         except OSError as error:
@@ -128,3 +126,14 @@ def password_source(file: Path | None) -> Callable[[], bytes]:
         return first
 
     return ask
+
+
+def _password_file(function: _Function, *, confirm: bool) -> _Function:
+    return click.option(
+        "--password-file",
+        "password",
+        type=click.Path(dir_okay=False, path_type=Path),
+        callback=lambda _context, _option, value: password_source(value, confirm=confirm),
+        help="Read the password from the first line of FILE instead of asking on the terminal.",
+        metavar="FILE",
+    )(function)

@@ -1,0 +1,108 @@
+"""``strongroom audit``: check the ledger, offline from an export or against a running broker."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from strongroom.cli.screen import Screen
+from strongroom.cli.verb import broker_option, home_option, verb
+from strongroom.errors import UsageError
+
+NOT_TRUSTED = 4
+_ROOT_SHOWN = 16
+
+
+@verb(
+    examples=(
+        "strongroom audit --broker https://broker.example:7443 --save ledger-2026-11/",
+        "strongroom audit ledger-2026-11/ --ledger-key broker.ledger-key --checkpoint remembered.txt",
+        "strongroom audit ledger-2026-11/ --ledger-key broker.ledger-key --first-time --entries",
+    )
+)
+@click.argument("export", type=click.Path(exists=True, file_okay=False, path_type=Path), required=False)
+@click.option(
+    "--ledger-key",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="The ledger's public key, got from somewhere else than the export.",
+)
+@click.option(
+    "--checkpoint",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="A signed checkpoint remembered from earlier; a ledger that was rolled back or rewritten contradicts it.",
+)
+@click.option(
+    "--first-time", is_flag=True, help="Say that there is no remembered checkpoint to hold the export against."
+)
+@click.option("--entries", "show_entries", is_flag=True, help="Print every entry as well.")
+@click.option(
+    "--save",
+    "save",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="With a broker: write the whole ledger to DIR, for checking offline and keeping.",
+)
+@broker_option
+@home_option
+def audit(
+    screen: Screen,
+    *,
+    export: Path | None,
+    ledger_key: Path | None,
+    checkpoint: Path | None,
+    first_time: bool,
+    show_entries: bool,
+    save: Path | None,
+    broker: str | None,
+    home: Path,
+) -> int:
+    """Check the ledger: every entry, every hash, the signature, and that it continues what was remembered.
+
+    With EXPORT, a directory written earlier, no network is needed and no broker is asked. Without, the broker's ledger
+    is fetched, checked the same way and remembered in the home directory. Exit code 4 if anything does not hold.
+    """
+    from strongroom.parties.auditor import Auditor
+
+    if export is None:
+        if ledger_key or checkpoint or first_time:
+            raise UsageError(
+                "--ledger-key, --checkpoint and --first-time are for an export",
+                hint="name the export's directory, or leave them out: the home remembers what it saw of the broker",
+            )
+        report = Auditor(home).audit_broker(broker, save=save)
+    else:
+        if broker is not None or save is not None:
+            raise UsageError("an export is checked without a broker", hint="leave out --broker and --save")
+        if ledger_key is None or (checkpoint is None) == (not first_time):
+            raise UsageError(
+                "an export is checked against a key and a remembered checkpoint from elsewhere",
+                hint="give --ledger-key FILE, and either --checkpoint FILE or, knowingly, --first-time",
+            )
+        report = Auditor.audit_export(export, ledger_key=ledger_key, checkpoint=checkpoint)
+    entries = report.entries if show_entries else ()
+    lines = [
+        f"ledger      {report.origin}",
+        f"entries     {report.size}" + "".join(f", {count} {kind}" for kind, count in report.kinds.items()),
+        f"root        {report.root.hex()}",
+        f"remembered  {report.remembered}",
+        *(f"{number:6}  {entry}" for number, entry in enumerate(entries)),
+        *(f"problem: {problem}" for problem in report.problems),
+        "the ledger holds" if report.good else "the ledger does NOT hold",
+    ]
+    screen.result(
+        {
+            "ledger": report.origin,
+            "size": report.size,
+            "root": report.root.hex(),
+            "kinds": report.kinds,
+            "remembered": report.remembered,
+            "problems": list(report.problems),
+            "verified": report.good,
+            **({"entries": [entry.facts_json() for entry in entries]} if show_entries else {}),
+        },
+        text=lines,
+    )
+    return 0 if report.good else NOT_TRUSTED

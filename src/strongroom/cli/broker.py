@@ -1,0 +1,95 @@
+"""``strongroom broker``: start one, and say which ones this party trusts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from strongroom.cli.screen import Screen
+from strongroom.cli.verb import VerbGroup, home_option, verb
+
+
+@click.group(cls=VerbGroup)
+def broker() -> None:
+    """Start a broker, or say which brokers this party trusts."""
+
+
+@verb(
+    name="trust",
+    group=broker,
+    examples=(
+        "strongroom broker trust https://broker.example:7443 --measurements reference.json",
+        "strongroom broker trust https://broker.example:7443 --measurement broker=sgx:2f6c...",
+        "strongroom broker trust https://127.0.0.1:7443 --measurements reference.json --simulated-platform platform/",
+    ),
+)
+@click.argument("url")
+@click.option(
+    "--measurement",
+    "single",
+    multiple=True,
+    metavar="ROLE=TEE:HEX",
+    help="A measurement that the role may show; repeat it for more roles, or several of one role during an upgrade.",
+)
+@click.option(
+    "--measurements",
+    "file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="What `strongroom measure --json` printed.",
+)
+@click.option(
+    "--simulated-platform",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Accept this simulated platform's root, which protects nothing; without it, only Intel's root counts.",
+)
+@home_option
+def _trust(
+    screen: Screen, *, url: str, single: tuple[str, ...], file: Path | None, simulated_platform: Path | None, home: Path
+) -> None:
+    """Trust the broker at URL, and what runs on its releases, if they prove these measurements."""
+    from strongroom.parties.brokers import SimulatedVendor, TrustedBroker, parse_broker_url, read_measurements
+    from strongroom.parties.home import Home
+
+    address, measurements = parse_broker_url(url), read_measurements(single, file=file)
+    if simulated_platform is not None:
+        vendor = SimulatedVendor.pin(simulated_platform)
+        trusted = TrustedBroker(url=address, measurements=measurements, vendor=vendor)
+        screen.warn_simulated()
+    else:
+        trusted = TrustedBroker(url=address, measurements=measurements)
+    Home(home).trust(trusted)
+    screen.result(trusted.to_json(), text=(f"trusted: {trusted.url}",))
+
+
+@verb(name="forget", group=broker, examples=("strongroom broker forget https://broker.example:7443",))
+@click.argument("url")
+@home_option
+def _forget(screen: Screen, *, url: str, home: Path) -> None:
+    """Trust the broker at URL no longer; what is remembered of its ledger stays."""
+    from strongroom.parties.home import Home
+
+    Home(home).forget(url)
+    screen.result({"forgotten": url}, text=(f"forgotten: {url}",))
+
+
+@verb(name="list", group=broker, examples=("strongroom broker list", "strongroom broker list --json"))
+@home_option
+def _list(screen: Screen, *, home: Path) -> None:
+    """List the brokers that this party trusts."""
+    from strongroom.parties.home import Home
+
+    known = Home(home).brokers()
+    rows = [
+        (one.url, "simulated" if one.simulated else "intel", role.value, text)
+        for one in known
+        for role, texts in one.measurements.items()
+        for text in sorted(texts)
+    ]
+    table = screen.table("Trusted brokers", ("url", "vendor", "role", "measurement"), rows)
+    screen.result(
+        {"brokers": [one.to_json() for one in known]},
+        text=(table,) if rows else ("no broker is trusted yet: strongroom broker trust URL --measurement MEASUREMENT",),
+    )

@@ -1,0 +1,231 @@
+"""A party's home: one directory with its keys, the brokers it trusts and what it remembers of their ledgers.
+
+The private keys lie there only sealed by the custody of the party's master key (spec/1-encrypted-dataset.md, custody);
+the directory is for its owner's eyes alone. Nothing here ever talks to a network, unless the custody does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from strongroom.envelope.custody import Custody, create_custody, open_custody
+
+from strongroom.catalog import Identity, sign_identity, verify_identity
+from strongroom.digests import bytes_digest, frame
+from strongroom.envelope.hpke import KemKey
+from strongroom.envelope.keys import DataKey
+from strongroom.envelope.wrapping import unwrap_key, wrap_key
+from strongroom.errors import EnvelopeError, UsageError
+from strongroom.ledger import CheckpointMemory
+from strongroom.parties.brokers import TrustedBroker, TrustSettingsError, parse_broker_url
+from strongroom.statements import PartyId, SigningKey, Statement
+
+Password = Callable[[], bytes]
+_FORMAT = "strongroom-identity-keys/1"
+_SEALED_FIELDS = {"format", "custody", "wrapped_key", "sealed"}
+_SEED = 32
+
+
+class HomeError(UsageError):
+    """A home has no identity yet, or already has one."""
+
+
+class DamagedHomeError(EnvelopeError):
+    """A file in a home is not what Strongroom wrote there."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartyKeys:
+    """A party's private keys, opened: ``signing`` for what it says, ``kem`` for what is sealed to it."""
+
+    signing: SigningKey = field(repr=False)
+    kem: KemKey = field(repr=False)
+
+
+class Home:
+    """The directory of one party; created with mode 0700 when the identity is."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    @property
+    def has_identity(self) -> bool:
+        """Say whether an identity was created here."""
+        return self._public.exists()
+
+    @property
+    def policies(self) -> Path:
+        """Return where signed policies are kept."""
+        return self.directory / "policies"
+
+    @property
+    def results(self) -> Path:
+        """Return where fetched results are kept."""
+        return self.directory / "results"
+
+    @property
+    def default_custody(self) -> str:
+        """Return the custody URI of the master key that is made with the identity."""
+        return f"file:{self.directory.absolute() / 'master.key'}"
+
+    def create_identity(self, name: str, *, role: str, password: Password, now: datetime) -> Statement:
+        """Make the party's master key and identity, and return the signed public statement.
+
+        The private keys are sealed under the master key, which ``password`` protects. Raise HomeError if there is one
+        already: an identity is never overwritten, since whatever is sealed to it would be lost.
+        """
+        if self.has_identity:
+            raise HomeError(
+                f"{self.directory} already is the home of {self.identity().party}",
+                hint="an identity is never replaced; take another directory with --home",
+            )
+        signing, kem = SigningKey.generate(name=name), KemKey.generate()
+        statement = sign_identity(signing, role=role, kem_public=kem.public, created=now)
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        custody = create_custody(self.default_custody, password=password)
+        sealed = _seal_keys(PartyKeys(signing=signing, kem=kem), custody)
+        _write(self._sealed, json.dumps(sealed, indent=2))
+        _write(self._public, statement.encode())
+        return statement
+
+    def identity(self) -> Identity:
+        """Return the public identity after verifying its signature; takes no password."""
+        return verify_identity(self.identity_statement())
+
+    def identity_statement(self) -> Statement:
+        """Return the public identity as the signed statement that other parties and brokers take."""
+        try:
+            return Statement.decode(self._public.read_bytes())
+        except FileNotFoundError as error:
+            raise HomeError(
+                f"{self.directory} has no identity", hint="make one: strongroom identity --name NAME --role ROLE"
+            ) from error
+
+    def export_identity(self, file: Path) -> None:
+        """Write the signed public identity to ``file``, for other parties; it holds no secret."""
+        statement = self.identity_statement()
+        verify_identity(statement)
+        _write(file.absolute(), statement.encode(), mode=0o644)
+
+    def open_keys(self, password: Password) -> PartyKeys:
+        """Return the private keys; raise EnvelopeError if the password or a file is wrong."""
+        party = self.identity().party
+        value = self._read_json(self._sealed)
+        if not isinstance(value, dict) or set(value) != _SEALED_FIELDS or value["format"] != _FORMAT:
+            raise self._damaged(self._sealed, f"not {_FORMAT}")
+        custody = open_custody(str(value["custody"]), password=password)
+        key = custody.unwrap(str(value["wrapped_key"]), context=_context(party))
+        plain = unwrap_key(key, str(value["sealed"]), context=_context(party))
+        signing = SigningKey.from_seed(plain[:_SEED], name=party.name)
+        if signing.party != party:
+            raise self._damaged(self._sealed, f"the keys are those of {signing.party}, expected {party}")
+        return PartyKeys(signing=signing, kem=KemKey.decode_private(plain[_SEED:]))
+
+    def brokers(self) -> tuple[TrustedBroker, ...]:
+        """Return the trusted brokers in the order in which they were named."""
+        if not self._trust.exists():
+            return ()
+        value = self._read_json(self._trust)
+        if not isinstance(value, dict) or set(value) != {"brokers"} or not isinstance(value["brokers"], list):
+            raise self._damaged(self._trust, "not an object with brokers")
+        try:
+            return tuple(TrustedBroker.from_json(entry) for entry in value["brokers"])
+        except TrustSettingsError as error:
+            raise self._damaged(self._trust, error.message) from error
+
+    def broker(self, url: str | None = None) -> TrustedBroker:
+        """Return the trusted broker at ``url``, or the only one; raise TrustSettingsError if that is nobody."""
+        known = self.brokers()
+        hint = "trust one: strongroom broker trust URL --measurement MEASUREMENT"
+        if url is None:
+            if len(known) == 1:
+                return known[0]
+            names = ", ".join(broker.url for broker in known)
+            raise TrustSettingsError(
+                f"{self.directory} trusts {len(known)} brokers{f': {names}' if names else ''}",
+                hint="say which one: --broker URL" if known else hint,
+            )
+        wanted = parse_broker_url(url)
+        for broker in known:
+            if broker.url == wanted:
+                return broker
+        raise TrustSettingsError(f"{self.directory} does not trust a broker at {wanted}", hint=hint)
+
+    def trust(self, broker: TrustedBroker) -> None:
+        """Remember ``broker`` as trusted, in place of what was known of the same URL."""
+        others = [known for known in self.brokers() if known.url != broker.url]
+        self._write_brokers([*others, broker])
+
+    def forget(self, url: str) -> None:
+        """Trust the broker at ``url`` no longer; what is remembered of its ledger stays."""
+        gone = self.broker(url)
+        self._write_brokers([known for known in self.brokers() if known.url != gone.url])
+
+    def memory(self, broker: TrustedBroker) -> CheckpointMemory:
+        """Return what this party remembers of the broker's ledger."""
+        name = bytes_digest(broker.url.encode()).partition(":")[2][:32]
+        return CheckpointMemory(self.directory / "checkpoints" / f"{name}.json")
+
+    @property
+    def _public(self) -> Path:
+        return self.directory / "identity.json"
+
+    @property
+    def _sealed(self) -> Path:
+        return self.directory / "identity.sealed"
+
+    @property
+    def _trust(self) -> Path:
+        return self.directory / "trust.json"
+
+    def _write_brokers(self, brokers: list[TrustedBroker]) -> None:
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _write(self._trust, json.dumps({"brokers": [broker.to_json() for broker in brokers]}, indent=2))
+
+    def _read_json(self, path: Path) -> Any:  # noqa: ANN401  JSON is whatever JSON is
+        try:
+            return json.loads(path.read_bytes())
+        except (ValueError, RecursionError) as error:
+            raise self._damaged(path, "not JSON") from error
+        except FileNotFoundError as error:
+            raise self._damaged(path, "it is missing") from error
+
+    def _damaged(self, path: Path, what: str) -> DamagedHomeError:
+        return DamagedHomeError(f"{path} is damaged: {what}", hint="restore the file from a backup")
+
+
+def _context(party: PartyId) -> bytes:
+    return frame(b"strongroom/identity-keys/v1", str(party).encode())
+
+
+def _seal_keys(keys: PartyKeys, custody: Custody) -> dict[str, str]:
+    """Return the private keys, encrypted under a fresh key that the custody wraps; both are bound to the party."""
+    key, context = DataKey.generate(), _context(keys.signing.party)
+    return {
+        "format": _FORMAT,
+        "custody": custody.uri,
+        "wrapped_key": custody.wrap(key, context=context),
+        "sealed": wrap_key(key, keys.signing.reveal_seed() + keys.kem.encode_private(), context=context),
+    }
+
+
+def _write(path: Path, text: str, *, mode: int = 0o600) -> None:
+    """Replace ``path`` as a whole: a crash leaves the old file or the new one."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fchmod(stream.fileno(), mode)
+            os.fsync(stream.fileno())
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
