@@ -299,7 +299,7 @@ def _refuse_part(part: Mapping[str, object], names: frozenset[str]) -> Iterator[
         name = str(call.get("function_name")).lower() if isinstance(call, Mapping) else "?"
         if name not in _TABLE_FUNCTIONS:
             yield f"the table function {name} is withheld"
-    elif kind not in _QUERY_NODES | _RELATIONS | _MODIFIERS | _DIRECTIONS:
+    elif kind not in _QUERY_NODES | _RELATIONS | _MODIFIERS | _DIRECTIONS and not kind.endswith("_TYPE_INFO"):
         yield f"{kind.lower().replace('_', ' ')} is not part of a plain SELECT"
 
 
