@@ -119,7 +119,9 @@ class _SocketLine:
 
     def ask(self, request: dict[str, Any]) -> dict[str, Any]:
         if os.getpid() != self._owner:
-            raise LineError("a forked process has no TEE of its own", hint="ask in the process that the platform started")
+            raise LineError(
+                "a forked process has no TEE of its own", hint="ask in the process that the platform started"
+            )
         with self._lock:
             send_frame(self._line, request)
             answer = receive_frame(self._line)

@@ -52,7 +52,9 @@ def _read(line: socket.socket, size: int) -> bytes | None:
         try:
             block = line.recv(size - len(data))
         except TimeoutError as error:
-            raise LineError("the simulated TEE did not answer in time", hint="is its platform process stopped?") from error
+            raise LineError(
+                "the simulated TEE did not answer in time", hint="is its platform process stopped?"
+            ) from error
         except OSError as error:
             raise LineError("the simulated TEE's socket failed") from error
         if not block:

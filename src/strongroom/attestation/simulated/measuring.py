@@ -1,8 +1,8 @@
-"""Measure what a simulated TEE is about to start: our code, the interpreter, the installed dependencies, the entry point.
+"""Measure what a simulated TEE is about to start: our code, the interpreter, the dependencies, the entry point.
 
-The tree that was measured is copied into the platform's own directory and run from there, so that nothing can be changed
-between measuring and running, and no stale bytecode or stray file beside the package is ever executed. Dependencies are
-measured as their installers recorded them (RECORD); this process does not read every installed byte again.
+The tree that was measured is copied into the platform's own directory and run from there, so that nothing can be
+changed between measuring and running, and no stale bytecode or stray file beside the package is ever executed.
+Dependencies are measured as their installers recorded them (RECORD); their bytes are not read again.
 """
 
 from __future__ import annotations
@@ -163,7 +163,9 @@ def _interpreter_digest(path: str, modified_ns: int, size: int) -> bytes:
     """Digest the interpreter's binary; time and size only decide whether it must be read again."""
     del modified_ns, size
     with Path(path).open("rb") as stream:
-        return digest384("strongroom/interpreter/v1", hashlib.file_digest(stream, "sha256").digest(), sys.version.encode())
+        return digest384(
+            "strongroom/interpreter/v1", hashlib.file_digest(stream, "sha256").digest(), sys.version.encode()
+        )
 
 
 def _search_path() -> tuple[tuple[str, int], ...]:

@@ -1,7 +1,7 @@
 """Be the machine of the simulated TEE: measure, start and vouch for workloads, on the host's side.
 
-One directory is one machine: its seed, root, counters and the trees it started. It needs no process of its own; a thread
-per workload answers on an inherited socket. It hides nothing from the host, and its root vouches for nothing.
+One directory is one machine: its seed, root, counters and the trees it started. It needs no process of its own: a
+thread per workload answers on an inherited socket. It hides nothing from the host, and its root vouches for nothing.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class SimulatedPlatform:
         package_root: Path | None = None,
         faults: Faults | None = None,
     ) -> Enclave:
-        """Return the platform's side of a workload without starting one; for tests that play the workload themselves."""
+        """Return the platform's side of a workload without starting it, for tests that play the workload themselves."""
         return self._enclave(Role.parse(role), job_digest, package_root, faults)[0]
 
     def start(

@@ -32,7 +32,7 @@ Stream = int | IO[bytes] | None
 
 
 class SimulatedProcess:
-    """A running workload; the methods are those of ``subprocess.Popen``, and ``kill`` reaches its whole process group."""
+    """A running workload, with the methods of ``subprocess.Popen``; ``kill`` reaches its whole process group."""
 
     def __init__(self, process: subprocess.Popen[bytes], *, measurement: str) -> None:
         self._process = process
@@ -120,7 +120,7 @@ class Spawner:
         parent = os.getpid()
 
         def start() -> subprocess.Popen[bytes]:
-            return subprocess.Popen(  # noqa: S603, PLW1509  preexec_fn calls one libc function loaded before the fork
+            return subprocess.Popen(
                 command,
                 env=environment,
                 stdin=subprocess.DEVNULL,
@@ -128,7 +128,7 @@ class Spawner:
                 stderr=stderr,
                 pass_fds=(line.fileno(),),
                 process_group=0,
-                preexec_fn=lambda: _die_with(parent),
+                preexec_fn=lambda: _die_with(parent),  # noqa: PLW1509  one libc call, loaded before the fork
             )
 
         future: Future[subprocess.Popen[bytes]] = Future()
@@ -145,7 +145,7 @@ class Spawner:
 
 
 def clean_environment(given: Mapping[str, str]) -> dict[str, str]:
-    """Return what a workload may see of the host's environment, with ``given`` on top; refuse anything that loads code."""
+    """Return the environment of a workload: a few names of the host's, and ``given``; refuse what could load code."""
     refused = sorted(name for name in given if not _may_be_given(name))
     if refused:
         raise UsageError(

@@ -42,7 +42,7 @@ class SgxFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TdxFacts:
-    """What the simulated TDX module knows about a trust domain; registers are 48 bytes, ``mr_config_id`` is at most 48."""
+    """What the simulated TDX module knows about a trust domain; registers have 48 bytes, ``mr_config_id`` at most."""
 
     mr_td: bytes
     rtmrs: tuple[bytes, bytes, bytes, bytes]

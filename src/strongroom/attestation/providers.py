@@ -1,0 +1,256 @@
+"""Find the TEE that this process runs in and speak its interface: Gramine SGX, TDX through configfs-tsm, or simulated.
+
+Every returned quote is checked to carry the report data that was asked for. Real TEEs are anchored in Intel's root,
+compiled in; a process that sees a real TEE never becomes a simulated one, whatever its environment says.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+import threading
+import time
+import uuid
+from pathlib import Path
+
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from strongroom.attestation.anchors import INTEL, TrustAnchor
+from strongroom.attestation.evidence import Evidence, TeeName, parse_quote
+from strongroom.attestation.simulated import FD_VARIABLE, SimulatedTee
+from strongroom.attestation.tee import (
+    CollateralSource,
+    MonotonicCounter,
+    NoTeeError,
+    Tee,
+    TeeCapabilityError,
+    TeeDeviceError,
+)
+from strongroom.digests import same
+from strongroom.errors import EvidenceError, UsageError
+
+REPORT_DATA_BYTES = 64
+GRAMINE_DEVICE = Path("dev/attestation")
+TSM_REPORTS = Path("sys/kernel/config/tsm/report")
+BOOT_EVENT_LOG = Path("sys/firmware/acpi/tables/data/CCEL")
+
+_GRAMINE_SEALING_BYTES = 16
+_ATTEMPTS = 6
+_FIRST_PAUSE = 0.02  # doubled after every attempt: 1.3 s in all
+
+
+def detect(*, collateral: CollateralSource | None = None, root: Path = Path("/")) -> Tee:
+    """Return the TEE that this process runs in; raise NoTeeError if there is none.
+
+    ``collateral`` is where a real TEE's collateral comes from. ``root`` is where ``/dev`` and ``/sys`` are looked for.
+    """
+    gramine, reports = root / GRAMINE_DEVICE, root / TSM_REPORTS
+    real = [path for path in (gramine, reports) if path.is_dir()]
+    descriptor = os.environ.get(FD_VARIABLE)
+    if descriptor is not None:
+        if real:
+            raise NoTeeError(
+                f"{FD_VARIABLE} is set although {real[0]} says that this is a real TEE",
+                hint="a real TEE is never replaced by a simulated one; start the workload without that variable",
+            )
+        return _inherit_simulated(descriptor)
+    if gramine in real:
+        return GramineTee(gramine, collateral=collateral)
+    if reports in real:
+        return TdxTee(TsmReports(reports), collateral=collateral, event_log=root / BOOT_EVENT_LOG)
+    raise NoTeeError(
+        f"no TEE here: neither {gramine} nor {reports} exists, and no simulated platform started this process",
+        hint="start it through a launcher, or in an SGX enclave (Gramine) or a TDX guest with configfs-tsm mounted",
+    )
+
+
+@functools.lru_cache(maxsize=1)
+def _inherit_simulated(descriptor: str) -> SimulatedTee:
+    """Take over the inherited socket once; later calls return the same TEE."""
+    if not descriptor.isdecimal():
+        raise NoTeeError(f"{FD_VARIABLE} is {descriptor[:20]!r}, expected the number of a file descriptor")
+    return SimulatedTee.inherit(int(descriptor))
+
+
+class _RealTee:
+    """What the two real TEEs share: Intel's root, and collateral from where the relying party said."""
+
+    simulated = False
+
+    def __init__(self, collateral: CollateralSource | None) -> None:
+        self._collateral = collateral
+
+    def anchor(self) -> TrustAnchor:
+        """Return Intel's root, compiled in."""
+        return INTEL
+
+    def collateral_source(self) -> CollateralSource:
+        """Return the source named at the start; raise UsageError if none was."""
+        if self._collateral is None:
+            raise UsageError(
+                "no source of collateral is configured for this TEE",
+                hint="name a PCCS or a folder of collateral in the settings of this process",
+            )
+        return self._collateral
+
+    def counter(self, name: str) -> MonotonicCounter:
+        """Raise TeeCapabilityError: neither Gramine nor a TDX guest has a counter that the host cannot turn back."""
+        raise TeeCapabilityError(
+            f"this TEE has no monotonic counter for {name!r}",
+            hint="rollback is then noticed by the parties, who remember the ledger's checkpoints",
+        )
+
+
+class GramineTee(_RealTee):
+    """An SGX enclave under Gramine, through the files of its pseudo file system (Gramine: attestation and keys)."""
+
+    tee: TeeName = "sgx"
+
+    def __init__(self, device: Path, *, collateral: CollateralSource | None) -> None:
+        super().__init__(collateral)
+        self._device = device
+        self._lock = threading.Lock()  # the files are one per process, without a lock of their own
+        kind = _read(device / "attestation_type").strip()
+        if kind != b"dcap":
+            raise NoTeeError(
+                f"Gramine attests with {kind[:20]!r}, expected dcap",
+                hint='set sgx.remote_attestation = "dcap" in the manifest and run gramine-sgx, not gramine-direct',
+            )
+
+    def evidence(self, report_data: bytes) -> Evidence:
+        """Return evidence over 64 bytes of report data."""
+        _check_length(report_data)
+        with self._lock:
+            _write(self._device / "user_report_data", report_data)
+            quote = _read(self._device / "quote")
+        return Evidence(tee=self.tee, quote=_check_answer(quote, report_data))
+
+    @functools.cached_property
+    def own_measurement(self) -> str:
+        """Return the enclave's own MRENCLAVE as policies name it."""
+        return parse_quote(self.evidence(bytes(REPORT_DATA_BYTES)).quote).measurement
+
+    def sealing_key(self, label: str) -> bytes:
+        """Return 32 bytes derived from the CPU's key for this MRENCLAVE (128 bits of strength)."""
+        key = _read(self._device / "keys" / "_sgx_mrenclave")
+        if len(key) != _GRAMINE_SEALING_BYTES:
+            raise TeeDeviceError(f"the MRENCLAVE key has {_GRAMINE_SEALING_BYTES} bytes, got {len(key)}")
+        info = f"strongroom/sealing/v1/{label}".encode()
+        return HKDF(algorithm=hashes.SHA256(), length=32, salt=None, info=info).derive(key)
+
+
+class TsmReports:
+    """The kernel's configfs-tsm folder (Linux: Documentation/ABI/testing/configfs-tsm-report)."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def make(self, name: str) -> None:
+        """Make a report entry, which the kernel fills with its files."""
+        (self._path / name).mkdir()
+
+    def write(self, name: str, file: str, data: bytes) -> None:
+        """Write one file of an entry."""
+        (self._path / name / file).write_bytes(data)
+
+    def read(self, name: str, file: str) -> bytes:
+        """Read one file of an entry."""
+        return (self._path / name / file).read_bytes()
+
+    def remove(self, name: str) -> None:
+        """Remove an entry; rmdir alone, since the files in it are the kernel's."""
+        (self._path / name).rmdir()
+
+
+class TdxTee(_RealTee):
+    """A TDX guest, through configfs-tsm; Linux 6.7 or later."""
+
+    tee: TeeName = "tdx"
+
+    def __init__(self, reports: TsmReports, *, collateral: CollateralSource | None, event_log: Path) -> None:
+        super().__init__(collateral)
+        self._reports = reports
+        self._event_log = event_log
+
+    def evidence(self, report_data: bytes) -> Evidence:
+        """Return evidence over 64 bytes of report data, with the boot event log; retry a bounded time while busy."""
+        _check_length(report_data)
+        pause = _FIRST_PAUSE
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                quote = self._quote(report_data)
+            except OSError as error:
+                if error.errno not in (errno.EBUSY, errno.EAGAIN, errno.EINTR) or attempt == _ATTEMPTS:
+                    raise TeeDeviceError(
+                        f"configfs-tsm gave no quote after {attempt} attempts: {error.strerror}",
+                        hint="check that the quote generation service of the host answers",
+                    ) from error
+            else:
+                if quote is not None:
+                    log = self._event_log.read_bytes() if self._event_log.is_file() else b""
+                    return Evidence(tee=self.tee, quote=_check_answer(quote, report_data), event_log=log)
+            time.sleep(pause)
+            pause *= 2
+        raise TeeDeviceError(
+            f"configfs-tsm's report entry was changed by somebody else {_ATTEMPTS} times",
+            hint="another process in this guest writes into our report entry",
+        )
+
+    @functools.cached_property
+    def own_measurement(self) -> str:
+        """Return the trust domain's own registers as policies name them."""
+        return parse_quote(self.evidence(bytes(REPORT_DATA_BYTES)).quote).measurement
+
+    def sealing_key(self, label: str) -> bytes:
+        """Raise TeeCapabilityError: TDX derives no key from what was measured."""
+        raise TeeCapabilityError(
+            f"TDX has no sealing key for {label!r}",
+            hint="hand the store's key over by a custody service that releases it on evidence",
+        )
+
+    def _quote(self, report_data: bytes) -> bytes | None:
+        """Return one quote, or None if somebody else touched the entry meanwhile."""
+        name = f"strongroom-{uuid.uuid4()}"
+        self._reports.make(name)
+        try:
+            provider = self._reports.read(name, "provider").strip()
+            if provider != b"tdx_guest":
+                raise NoTeeError(f"configfs-tsm is provided by {provider[:20]!r}, expected tdx_guest")
+            self._reports.write(name, "inblob", report_data)
+            quote = self._reports.read(name, "outblob")
+            generation = self._reports.read(name, "generation").strip()
+            return quote if generation == b"1" else None  # one write was ours; every further one was not
+        finally:
+            self._reports.remove(name)
+
+
+def _check_length(report_data: bytes) -> None:
+    if len(report_data) != REPORT_DATA_BYTES:
+        raise UsageError(f"report data has {REPORT_DATA_BYTES} bytes, got {len(report_data)}")
+
+
+def _check_answer(quote: bytes, report_data: bytes) -> bytes:
+    """Return the quote if it answers what was asked; another process's answer must not leave this one."""
+    try:
+        answered = parse_quote(quote).report_data
+    except EvidenceError as error:
+        raise TeeDeviceError("the TEE returned something that is not a quote") from error
+    if not same(answered, report_data):
+        raise TeeDeviceError("the TEE returned a quote over other report data", hint="ask again")
+    return quote
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise TeeDeviceError(f"cannot read {path}: {error.strerror}", hint="is this an SGX enclave?") from error
+
+
+def _write(path: Path, data: bytes) -> None:
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        raise TeeDeviceError(f"cannot write {path}: {error.strerror}", hint="is this an SGX enclave?") from error

@@ -1,0 +1,83 @@
+"""What every TEE gives the workload inside it, whichever it is (spec/4-release.md §1).
+
+A workload is written against these names alone, so that a laptop and a data centre run the same code.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from strongroom.attestation.anchors import TrustAnchor
+from strongroom.attestation.evidence import Evidence, TeeName
+from strongroom.errors import StrongroomError
+
+
+class NoTeeError(StrongroomError):
+    """No TEE that Strongroom knows is here, or two at once."""
+
+
+class TeeDeviceError(StrongroomError):
+    """The TEE's own interface failed or answered something else than was asked."""
+
+
+class TeeCapabilityError(StrongroomError):
+    """What was asked for does not exist in this kind of TEE."""
+
+
+class MonotonicCounter(Protocol):
+    """A number that only grows, beyond the host's reach as far as the TEE can see to that."""
+
+    def read(self) -> int:
+        """Return the value; 0 if it was never advanced."""
+        ...
+
+    def advance_to(self, value: int) -> None:
+        """Set the value, durably; raise StrongroomError if it would go back."""
+        ...
+
+
+class CollateralSource(Protocol):
+    """Where a verifier gets collateral from; chosen by the relying party, never by the attester."""
+
+    def collateral(self, quote: bytes) -> str:
+        """Return QuoteCollateralV3 JSON for the platform that made ``quote``."""
+        ...
+
+
+class Tee(Protocol):
+    """The TEE that this process runs in."""
+
+    @property
+    def tee(self) -> TeeName:
+        """Return which encoding of evidence it makes: sgx or tdx."""
+        ...
+
+    @property
+    def simulated(self) -> bool:
+        """Say whether it protects nothing."""
+        ...
+
+    @property
+    def own_measurement(self) -> str:
+        """Return the canonical text of what this workload measures to."""
+        ...
+
+    def evidence(self, report_data: bytes) -> Evidence:
+        """Return evidence over 64 bytes of report data."""
+        ...
+
+    def anchor(self) -> TrustAnchor:
+        """Return the root that evidence of this very kind of TEE leads to."""
+        ...
+
+    def collateral_source(self) -> CollateralSource:
+        """Return where collateral for this kind of TEE comes from."""
+        ...
+
+    def sealing_key(self, label: str) -> bytes:
+        """Return 32 bytes that only the same measurement on the same machine gets for ``label``."""
+        ...
+
+    def counter(self, name: str) -> MonotonicCounter:
+        """Return the monotonic counter called ``name``."""
+        ...
