@@ -1,0 +1,30 @@
+package strongroom.spark;
+
+import java.io.FileInputStream;
+import java.io.FileDescriptor;
+import java.io.InputStream;
+import java.nio.charset.StandardCharsets;
+import org.apache.spark.SparkConf;
+import org.apache.spark.api.python.Py4JServer;
+
+/**
+ * Starts the driver's JVM: adopt the cluster secret, open the Py4J gateway, tell its port and token to the parent.
+ *
+ * <p>Port and token go through the pipe on standard output, never through a file.
+ */
+public final class DriverMain {
+  private DriverMain() {}
+
+  public static void main(String[] arguments) throws Exception {
+    InputStream input = new FileInputStream(FileDescriptor.in);
+    ClusterSecret.adopt(input);
+    Parent.watch(input);
+    Py4JServer server = new Py4JServer(new SparkConf());
+    server.start();
+    String line = server.getListeningPort() + " " + server.secret() + "\n";
+    System.out.write(line.getBytes(StandardCharsets.US_ASCII));
+    System.out.flush();
+    System.setOut(System.err); // The pipe has said all it will say.
+    Thread.currentThread().join();
+  }
+}

@@ -1,0 +1,1 @@
+"""Apache Spark between attested processes: an authenticated cluster without daemons, over encrypted Parquet."""

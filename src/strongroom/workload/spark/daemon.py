@@ -1,0 +1,26 @@
+"""Start Spark's Python workers inside walls of their own, one ring further in than the executor that asks for them.
+
+Landlock then keeps a user-defined function from writing outside the scratch directory, and from tracing or signalling the
+executor, whose memory holds keys. Spark starts this module in place of ``pyspark.daemon`` (spark.python.daemon.module).
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from strongroom.workload.confinement import confine
+
+SCRATCH = "STRONGROOM_SCRATCH"
+
+
+def main() -> None:
+    """Confine this process to the scratch directory and become Spark's Python daemon."""
+    confine([Path(os.environ[SCRATCH])])
+    from pyspark import daemon
+
+    daemon.manager()
+
+
+if __name__ == "__main__":
+    main()
