@@ -1,0 +1,142 @@
+"""Take a job's outputs from the driver, check them, and encrypt what may leave (spec/4-release.md §8).
+
+Entry point of the measured role ``egress``. An output that is refused is not encrypted to anyone; the refusal stands in the
+ledger. Nothing decrypted is written anywhere.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from strongroom.attestation.roles import Role
+from strongroom.broker.client import WorkloadSession
+from strongroom.digests import frame, parse_text
+from strongroom.envelope import hpke
+from strongroom.envelope.keys import DataKey, DatasetKeys
+from strongroom.envelope.manifest import Manifest
+from strongroom.envelope.table import open_table, write_table
+from strongroom.errors import RefusedError, StrongroomError
+from strongroom.jobs.spec import JobSpec
+from strongroom.policy.evaluate import Refusal
+from strongroom.policy.fusion import FusedPolicy
+from strongroom.statements import SigningKey
+from strongroom.workload.handover import MessageError
+from strongroom.workload.hostline import HostLine
+from strongroom.workload.keyring import output_dataset
+from strongroom.workload.outbox import OutputDraft
+from strongroom.workload.worker import Member, member_arguments
+from strongroom.egress.ruling import OutputFacts, Release, rule
+
+_JOB_DEADLINE = 24 * 3600.0
+
+
+class Egress(Member):
+    """One job's egress."""
+
+    def __init__(self, *, driver: tuple[str, int], digest: str, directory: Path) -> None:
+        super().__init__(role=Role.EGRESS, driver=driver, digest=digest)
+        self._directory = directory
+
+    def work(self) -> int:
+        """Serve one job's outputs and return the exit code."""
+        admission, spec = self.join()
+        broker = self.attest_broker(admission)
+        session = broker.attest_workload(
+            self.tee,
+            keys=self.keys,
+            role=Role.EGRESS,
+            job_digest=parse_text(self.digest),
+            admission=admission.admission,
+        )
+        release = session.release(sorted(spec.inputs))
+        if release.output is None:
+            raise MessageError("the broker released no output key to egress")
+        said = self.channel.receive(deadline=_JOB_DEADLINE)
+        if said.get("type") == "stop":
+            return 0
+        if said.get("type") != "outputs" or not isinstance(said.get("drafts"), list):
+            raise MessageError("expected the job's outputs from the driver")
+        try:
+            ruled = [
+                self._pass_one(OutputDraft.decode(one), spec, session, release.policy, release.output, release.recipients)
+                for one in said["drafts"]
+            ]
+            self.channel.send({"type": "ruled", "outputs": ruled})
+        except StrongroomError as error:
+            reasons = list(getattr(error, "reasons", ()))
+            self.channel.send({"type": "failed", "message": error.message, "hint": error.hint, "reasons": reasons})
+            return error.exit_code
+        return 0
+
+    def _pass_one(
+        self,
+        draft: OutputDraft,
+        spec: JobSpec,
+        session: WorkloadSession,
+        policy: FusedPolicy,
+        output_key: DataKey,
+        recipients: Mapping[str, bytes],
+    ) -> dict[str, Any]:
+        """Check one draft, encrypt it to its recipients and deposit their keys at the broker."""
+        keys = DatasetKeys.from_dek(output_key, dataset=output_dataset(draft.name), version=1, columns=draft.columns)
+        drafted = Manifest.decode(draft.manifest)
+        table = open_table(Path(draft.directory), keys, manifest=drafted).to_table()
+        declared = spec.outputs.get(draft.name)
+        facts = OutputFacts(
+            name=draft.name,
+            declared=declared is not None,
+            rows=table.num_rows,
+            columns=tuple(table.column_names),
+            recipients=declared.recipients if declared is not None else (),
+        )
+        ruling = rule(facts, policy)
+        if isinstance(ruling, Refusal):
+            session.refuse_output(draft.name, reasons=ruling.reasons)
+            raise RefusedError(f"output {draft.name!r} may not leave", reasons=ruling.reasons)
+        return self._encrypt(table, ruling, session, recipients)
+
+    def _encrypt(self, table: Any, ruling: Release, session: WorkloadSession, recipients: Mapping[str, bytes]) -> dict[str, Any]:  # noqa: ANN401
+        dek, signer = DataKey.generate(), SigningKey.generate(name="egress")
+        dataset = f"result.{self.digest[-16:]}.{ruling.name}"
+        keys = DatasetKeys.from_dek(dek, dataset=dataset, version=1, columns=tuple(table.column_names))
+        directory = self._directory / "results" / ruling.name
+        manifest = write_table(table, directory, keys, signer=signer)
+        info = frame(b"strongroom/result/v1", self.digest.encode(), ruling.name.encode(), manifest.digest.encode())
+        sealed = {
+            str(recipient): hpke.seal(recipients[recipient.fingerprint], keys.encode(), info=info)
+            for recipient in ruling.recipients
+        }
+        answer = session.submit_output(
+            ruling.name,
+            manifest_digest=manifest.digest,
+            signer=signer.public.raw,
+            rows=table.num_rows,
+            columns=tuple(table.column_names),
+            sealed=sealed,
+        )
+        return {
+            "name": ruling.name,
+            "rows": table.num_rows,
+            "columns": list(table.column_names),
+            "directory": str(directory),
+            "digest": manifest.digest,
+            "state": answer.state,
+            "id": answer.output_id,
+        }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run egress; nothing the host gives it is secret."""
+    arguments = member_arguments("egress", argv)
+    line = HostLine.take()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        egress = Egress(driver=arguments.driver, digest=arguments.job_digest, directory=arguments.directory)
+        return egress.work()
+    except StrongroomError as error:
+        line.say("failed", message=error.message, kind=error.kind)
+        return error.exit_code

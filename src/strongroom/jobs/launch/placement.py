@@ -1,0 +1,236 @@
+"""Start a job's processes through a TEE host and keep as many as the driver wants (spec/3-job.md §7).
+
+The driver says on its standard output, one JSON object a line, what it wants; this side starts processes and reports what
+became of them. It never relays a secret and never decides whether a process may join.
+"""
+
+from __future__ import annotations
+
+import json
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+from strongroom.errors import StrongroomError, TransportError
+
+_MAX_LINE = 1 << 16
+_POLL_SECONDS = 0.05
+_GRACE_SECONDS = 5.0
+
+
+class PlacementError(StrongroomError):
+    """A process of the job could not be started, or died before it was of use."""
+
+
+class RunningProcess(Protocol):
+    """A process that a TEE host started; the methods are those of ``subprocess.Popen``."""
+
+    @property
+    def pid(self) -> int: ...
+    @property
+    def stdout(self) -> IO[bytes] | None: ...
+    def poll(self) -> int | None: ...
+    def wait(self, timeout: float | None = None) -> int: ...
+    def terminate(self) -> None: ...
+    def kill(self) -> None: ...
+
+
+class TeeHost(Protocol):
+    """Whatever can start a measured process: the simulated TEE, Gramine, a virtual machine, a pod."""
+
+    def start(
+        self,
+        role: str,
+        argv: Sequence[str],
+        *,
+        job_digest: str = "",
+        stdout: int | IO[bytes] | None = None,
+        stderr: int | IO[bytes] | None = None,
+    ) -> RunningProcess:
+        """Start the entry point of ``role`` with ``argv``, bound to the job."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlacementEvent:
+    """Something the host saw: a process started or ended, or the driver said something."""
+
+    kind: str
+    role: str
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Launcher:
+    """One job's processes on one host, from the driver's start to the last process's end.
+
+    ``restarts`` bounds how many workers may be replaced in the life of the job; a process that keeps dying is a fault to
+    report, not to hide.
+    """
+
+    def __init__(
+        self,
+        host: TeeHost,
+        *,
+        directory: Path,
+        job_digest: str,
+        engine: str,
+        on_event: Callable[[PlacementEvent], None] = lambda _event: None,
+        restarts: int = 4,
+    ) -> None:
+        self._host = host
+        self._directory = directory
+        self._job_digest = job_digest
+        self._engine = engine
+        self._on_event = on_event
+        self._restarts = restarts
+        self._driver: RunningProcess | None = None
+        self._members: dict[int, tuple[str, RunningProcess]] = {}
+        self._wanted: dict[str, int] = {}
+        self._address: tuple[str, int] | None = None
+        self._said: queue.Queue[dict[str, Any]] = queue.Queue()
+        self._closing = threading.Event()
+        self._lock = threading.Lock()
+        self._started = 0
+
+    def start(self, *, deadline: float = 30.0) -> tuple[str, int]:
+        """Start the driver and return the address where it can be attested.
+
+        Raises PlacementError if it dies or stays silent for ``deadline`` seconds.
+        """
+        self._directory.mkdir(parents=True, exist_ok=True)
+        argv = ["--directory", str(self._directory), "--engine", self._engine, "--job-digest", self._job_digest]
+        self._driver = self._spawn("driver", argv)
+        threading.Thread(target=self._read, args=(self._driver,), name="driver-says", daemon=True).start()
+        threading.Thread(target=self._keep, name="placement", daemon=True).start()
+        until = time.monotonic() + deadline
+        while self._address is None:
+            if self._driver.poll() is not None:
+                raise PlacementError(
+                    f"the driver ended with code {self._driver.poll()} before it could be attested",
+                    hint=f"see {self._directory / 'logs' / 'driver.log'}",
+                )
+            if time.monotonic() > until:
+                self.stop()
+                raise TransportError(f"the driver said nothing for {deadline:.0f} s", hint="is the machine overloaded?")
+            time.sleep(_POLL_SECONDS / 5)
+        return self._address
+
+    @property
+    def start_address(self) -> tuple[str, int]:
+        """Return the address the driver announced; raise PlacementError if there is none yet."""
+        if self._address is None:
+            raise PlacementError("the driver was not started")
+        return self._address
+
+    def want(self, role: str, count: int) -> None:
+        """Start ``count`` processes of ``role`` ahead of the driver's own wish, to save time."""
+        with self._lock:
+            self._wanted[role] = max(count, self._wanted.get(role, 0))
+
+    @property
+    def processes(self) -> dict[str, list[int]]:
+        """Return the process ids by role, for measurements of memory and for tests."""
+        with self._lock:
+            found: dict[str, list[int]] = {}
+            if self._driver is not None:
+                found["driver"] = [self._driver.pid]
+            for role, process in self._members.values():
+                found.setdefault(role, []).append(process.pid)
+            return found
+
+    def running(self) -> bool:
+        """Return whether the driver is still alive."""
+        return self._driver is not None and self._driver.poll() is None
+
+    def stop(self) -> None:
+        """End every process: first politely, after five seconds by force."""
+        self._closing.set()
+        with self._lock:
+            everyone = [process for _, process in self._members.values()]
+        if self._driver is not None:
+            everyone.append(self._driver)
+        for process in everyone:
+            if process.poll() is None:
+                process.terminate()
+        until = time.monotonic() + _GRACE_SECONDS
+        for process in everyone:
+            while process.poll() is None and time.monotonic() < until:
+                time.sleep(_POLL_SECONDS)
+            if process.poll() is None:
+                process.kill()
+                process.wait(timeout=_GRACE_SECONDS)
+
+    def _spawn(self, role: str, argv: Sequence[str]) -> RunningProcess:
+        logs = self._directory / "logs"
+        logs.mkdir(parents=True, exist_ok=True)
+        self._started += 1
+        name = role if role == "driver" else f"{role}-{self._started}"
+        with (logs / f"{name}.log").open("ab") as log:
+            try:
+                process = self._host.start(role, argv, job_digest=self._job_digest, stdout=-1, stderr=log)
+            except OSError as error:
+                raise PlacementError(f"cannot start the {role}: {error}") from error
+        self._on_event(PlacementEvent(kind="started", role=role, detail={"pid": process.pid}))
+        return process
+
+    def _read(self, driver: RunningProcess) -> None:
+        """Take in what the driver says; a line that is not a small JSON object is ignored, for it may be anyone's."""
+        stream = driver.stdout
+        while stream is not None and (line := stream.readline(_MAX_LINE)):
+            try:
+                said = json.loads(line)
+            except ValueError:
+                continue
+            if not isinstance(said, dict):
+                continue
+            if said.get("event") == "listening":
+                self._address = (str(said["host"]), int(said["port"]))
+            elif said.get("event") == "wanted":
+                self.want(str(said["role"]), min(int(said["count"]), 10_000))
+            elif said.get("event") == "finished":
+                with self._lock:
+                    self._wanted.clear()
+            self._on_event(PlacementEvent(kind="driver", role="driver", detail=said))
+
+    def _keep(self) -> None:
+        """Keep as many members alive as are wanted, until the driver ends or the launcher closes."""
+        while not self._closing.wait(_POLL_SECONDS):
+            if not self.running():
+                return
+            if self._address is None:
+                continue
+            self._reap()
+            with self._lock:
+                missing = [
+                    role
+                    for role, count in self._wanted.items()
+                    for _ in range(count - sum(r == role for r, _ in self._members.values()))
+                ]
+            for role in missing:
+                self._start_member(role)
+
+    def _reap(self) -> None:
+        with self._lock:
+            ended = [(pid, role, process.poll()) for pid, (role, process) in self._members.items()]
+            ended = [(pid, role, code) for pid, role, code in ended if code is not None]
+            for pid, role, code in ended:
+                del self._members[pid]
+                if code == 0 or self._restarts <= 0:
+                    self._wanted[role] = self._wanted.get(role, 1) - 1
+                else:
+                    self._restarts -= 1
+        for pid, role, code in ended:
+            self._on_event(PlacementEvent(kind="ended", role=role, detail={"pid": pid, "code": code}))
+
+    def _start_member(self, role: str) -> None:
+        if self._address is None or self._closing.is_set():
+            return
+        host, port = self._address
+        argv = ["--driver", f"{host}:{port}", "--job-digest", self._job_digest, "--directory", str(self._directory)]
+        process = self._spawn(role, argv)
+        with self._lock:
+            self._members[process.pid] = (role, process)

@@ -1,0 +1,217 @@
+"""The analyst: submits a program, attests the driver before handing anything over, and fetches the result.
+
+One method per step of the journey. The analyst never holds an owner's key; what it gets is a result that every owner's
+policy agreed to, encrypted to its own key.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from strongroom.attestation.channel import AttestedChannel, connect
+from strongroom.attestation.roles import Role
+from strongroom.attestation.workload_keys import WorkloadKeys
+from strongroom.broker.client import BrokerClient, Ticket
+from strongroom.digests import frame, parse_text
+from strongroom.envelope.hpke import KemKey
+from strongroom.envelope.keys import DatasetKeys
+from strongroom.envelope.table import open_table, read_result_manifest
+from strongroom.errors import EvidenceError, LedgerError, RefusedError, StrongroomError, TransportError
+from strongroom.jobs.launch import Launcher, TeeHost
+from strongroom.jobs.launch.placement import PlacementEvent
+from strongroom.jobs.spec import SignedJob, job_digest, load_job, sign_job
+from strongroom.ledger.memory import CheckpointMemory
+from strongroom.parties.trust import Trust
+from strongroom.statements import SigningKey
+from strongroom.workload.handover import BrokerAddress, Handover
+
+_SILENCE_SECONDS = 3600.0
+_ATTEST_SECONDS = 60.0
+
+OnEvent = Callable[[str, Mapping[str, Any]], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobReport:
+    """How a job ended well: its outputs, where they lie, and the seconds each step took."""
+
+    job: str
+    digest: str
+    outputs: tuple[Mapping[str, Any], ...]
+    timings: Mapping[str, float]
+    simulated: bool
+
+
+@dataclass(slots=True)
+class SubmittedJob:
+    """A signed job that the broker took in, with the ticket that lets one driver run it."""
+
+    signed: SignedJob
+    ticket: Ticket
+    digest: str
+    timings: dict[str, float] = field(default_factory=dict)
+
+
+class Analyst:
+    """An analyst's SDK."""
+
+    def __init__(self, key: SigningKey, kem: KemKey, *, trust: Trust, memory: CheckpointMemory) -> None:
+        self.key = key
+        self.kem = kem
+        self.trust = trust
+        self.memory = memory
+
+    def attest_broker(self, url: str) -> BrokerClient:
+        """Return a client of the broker at ``url`` after attesting it; raise EvidenceError if it is not good enough."""
+        return BrokerClient.attest(
+            url,
+            verifier=self.trust.verifier(),
+            expected_measurements=self.trust.measurements.get(Role.BROKER, frozenset()),
+            memory=self.memory,
+        )
+
+    def submit(self, job: Path, *, broker: BrokerClient) -> SubmittedJob:
+        """Sign the job in the TOML file ``job`` and enrol it; raise RefusedError with every owner's reasons at once."""
+        started = time.monotonic()
+        signed = sign_job(load_job(job), self.key)
+        ticket = broker.submit_job(signed.statement)
+        submitted = SubmittedJob(signed=signed, ticket=ticket, digest=job_digest(signed.statement))
+        submitted.timings["submit"] = time.monotonic() - started
+        return submitted
+
+    def launch(
+        self,
+        submitted: SubmittedJob,
+        *,
+        host: TeeHost,
+        engine: str,
+        directory: Path,
+        on_event: OnEvent = lambda _name, _facts: None,
+    ) -> Launcher:
+        """Start the job's processes on ``host``; nothing started is trusted yet."""
+
+        def forward(event: PlacementEvent) -> None:
+            on_event(f"host-{event.kind}", {"role": event.role, **event.detail})
+
+        launcher = Launcher(host, directory=directory, job_digest=submitted.digest, engine=engine, on_event=forward)
+        if engine == "spark":
+            launcher.want("worker", submitted.signed.spec.workers)
+        launcher.want("egress", 1)
+        started = time.monotonic()
+        launcher.start()
+        submitted.timings["launch-driver"] = time.monotonic() - started
+        return launcher
+
+    def attest_driver(self, submitted: SubmittedJob, address: tuple[str, int]) -> AttestedChannel:
+        """Attest the driver at ``address``: fresh, on this very connection, for this very job, with the published code."""
+        started = time.monotonic()
+        channel = connect(
+            address,
+            keys=WorkloadKeys.generate(),
+            role=Role.CLIENT,
+            expected_role=Role.DRIVER,
+            signer=self.key,
+            verifier=self.trust.verifier(),
+            job_digest=parse_text(submitted.digest),
+            deadline=_ATTEST_SECONDS,
+        )
+        if channel.peer is None:
+            channel.close()
+            raise EvidenceError("the driver presented no evidence", step="evidence")
+        try:
+            self.trust.expect(channel.peer, Role.DRIVER)
+        except EvidenceError:
+            channel.close()
+            raise
+        submitted.timings["attest-driver"] = time.monotonic() - started
+        return channel
+
+    def hand_over(self, submitted: SubmittedJob, channel: AttestedChannel, *, broker: BrokerClient) -> None:
+        """Give the attested driver the signed job, the program and the ticket."""
+        handover = Handover(
+            statement=submitted.signed.statement.encode(),
+            program=submitted.signed.program,
+            ticket=submitted.ticket.encode(),
+            broker=BrokerAddress(
+                url=broker.url, measurements=tuple(sorted(self.trust.measurements.get(Role.BROKER, frozenset())))
+            ),
+            checkpoint=self.memory.text(),
+        )
+        channel.send(handover.encode())
+
+    def follow(self, submitted: SubmittedJob, channel: AttestedChannel, *, on_event: OnEvent) -> JobReport:
+        """Follow the job to its end; return the report, or raise what stopped it with every reason."""
+        while True:
+            said = dict(channel.receive(deadline=_SILENCE_SECONDS))
+            name = str(said.pop("type", ""))
+            on_event(name, said)
+            if name == "done":
+                return JobReport(
+                    job=submitted.ticket.job_id,
+                    digest=submitted.digest,
+                    outputs=tuple(said.get("outputs", ())),
+                    timings={**submitted.timings, **said.get("timings", {})},
+                    simulated=bool(channel.peer and channel.peer.simulated),
+                )
+            if name == "failed":
+                raise failure(said)
+
+    def run(
+        self,
+        job: Path,
+        *,
+        broker: BrokerClient,
+        host: TeeHost,
+        engine: str,
+        directory: Path,
+        on_event: OnEvent = lambda _name, _facts: None,
+    ) -> JobReport:
+        """Submit, launch, attest, hand over and follow one job; every process is gone afterwards."""
+        submitted = self.submit(job, broker=broker)
+        on_event("submitted", {"job": submitted.ticket.job_id, "seconds": submitted.timings["submit"]})
+        launcher = self.launch(submitted, host=host, engine=engine, directory=directory, on_event=on_event)
+        try:
+            address = launcher.start_address
+            channel = self.attest_driver(submitted, address)
+            on_event(
+                "driver-attested", {"seconds": submitted.timings["attest-driver"], "simulated": channel.peer.simulated}
+            )  # type: ignore[union-attr]
+            self.hand_over(submitted, channel, broker=broker)
+            return self.follow(submitted, channel, on_event=on_event)
+        finally:
+            launcher.stop()
+
+    def fetch(self, *, broker: BrokerClient, digest: str, output: str, location: Path) -> pa.Table:
+        """Return a result as an Arrow table: ask the broker for its key, verify every file, decrypt at home.
+
+        Raises RefusedError while approvals are missing or after a revocation.
+        """
+        answer = broker.fetch_result(digest, output, self.key)
+        manifest = read_result_manifest(location, signer=answer.signer)
+        if manifest.digest != answer.manifest_digest:
+            raise LedgerError(
+                f"{location} holds another result than the one egress released",
+                hint="the files were exchanged; fetch them from the job's storage again",
+            )
+        info = frame(b"strongroom/result/v1", digest.encode(), output.encode(), manifest.digest.encode())
+        keys = DatasetKeys.decode(self.kem.open(answer.sealed, info=info))
+        return open_table(location, keys, manifest=manifest).to_table()
+
+
+def failure(said: Mapping[str, Any]) -> StrongroomError:
+    """Return the error that a driver's ``failed`` message stands for."""
+    message, hint = str(said.get("message", "the job failed")), str(said.get("hint", ""))
+    code = said.get("exit_code")
+    if code == RefusedError.exit_code:
+        return RefusedError(message, reasons=tuple(str(one) for one in said.get("reasons", ())), hint=hint)
+    if code == EvidenceError.exit_code:
+        return EvidenceError(message, step=str(said.get("step", "")), hint=hint)
+    if said.get("kind") == "TransportError":
+        return TransportError(message, hint=hint)
+    return StrongroomError(message, hint=hint)

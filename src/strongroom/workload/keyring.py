@@ -1,0 +1,95 @@
+"""Hold what the broker released to this process, answer for single keys, and forget everything at once.
+
+The ring is the only place in a job's process where released keys live. It refuses once it is wiped, and a wiped ring stays
+wiped (spec/4-release.md §9): a holder whose lease ended must not read one more row.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+
+from strongroom.envelope.keys import DataKey, DatasetKeys
+from strongroom.errors import EnvelopeError
+
+
+class KeysWithdrawnError(EnvelopeError):
+    """The keys were wiped, because a lease ended or an owner revoked."""
+
+
+class KeyRing:
+    """The keys of one process of a job, by dataset and by Parquet key id."""
+
+    def __init__(self) -> None:
+        self._datasets: dict[str, DatasetKeys] = {}
+        self._output: DataKey | None = None
+        self._withdrawn = ""
+        self._lock = threading.Lock()
+
+    def hold(self, datasets: Mapping[str, DatasetKeys], *, output: DataKey | None) -> None:
+        """Take in released keys; a later release replaces an earlier one of the same dataset."""
+        with self._lock:
+            if self._withdrawn:
+                raise KeysWithdrawnError(self._withdrawn)
+            self._datasets.update(datasets)
+            self._output = output or self._output
+
+    def dataset(self, name: str) -> DatasetKeys:
+        """Return the keys of the dataset called ``name``."""
+        with self._lock:
+            self._check()
+            if name not in self._datasets:
+                raise EnvelopeError(f"no key of dataset {name!r} was released to this process")
+            return self._datasets[name]
+
+    def output(self, name: str, columns: tuple[str, ...]) -> DatasetKeys:
+        """Return the keys under which this job writes its output ``name``."""
+        with self._lock:
+            self._check()
+            if self._output is None:
+                raise EnvelopeError("no output key was released to this process")
+            return DatasetKeys.from_dek(self._output, dataset=output_dataset(name), version=1, columns=columns)
+
+    def find(self, key_id: str) -> DataKey:
+        """Return the key called ``key_id``, as Parquet's key tools ask for it.
+
+        Raises EnvelopeError if it was not released, KeysWithdrawnError if everything was wiped.
+        """
+        dataset, _, rest = key_id.partition("@")
+        if dataset.startswith(_OUTPUT_PREFIX):
+            name = dataset.removeprefix(_OUTPUT_PREFIX)
+            column = rest.partition("/column/")[2]
+            return self.output(name, (column,) if column else ()).keys[key_id]
+        with self._lock:
+            self._check()
+            for keys in self._datasets.values():
+                if key_id in keys.keys:
+                    return keys.keys[key_id]
+        raise EnvelopeError(
+            f"key {key_id!r} was not released to this process",
+            hint="the policy withholds this column, or the job did not ask for it",
+        )
+
+    def wipe(self, reason: str) -> None:
+        """Forget every key; from now on each request fails with ``reason``."""
+        with self._lock:
+            self._withdrawn = reason or "the keys were withdrawn"
+            self._datasets.clear()
+            self._output = None
+
+    @property
+    def withdrawn(self) -> str:
+        """Return why the keys were wiped, or nothing while they are held."""
+        return self._withdrawn
+
+    def _check(self) -> None:
+        if self._withdrawn:
+            raise KeysWithdrawnError(self._withdrawn)
+
+
+_OUTPUT_PREFIX = "output."
+
+
+def output_dataset(name: str) -> str:
+    """Return the dataset name under which a job's output ``name`` is encrypted on its way to egress."""
+    return f"{_OUTPUT_PREFIX}{name}"

@@ -1,0 +1,184 @@
+"""Be one worker: prove oneself to the driver, get keys from the broker, run one executor, stop when told.
+
+Entry point of the measured role ``worker``. It starts with no secret and leaves with none: when a lease is lost or the
+driver goes away, the executor is killed and every key is wiped (spec/3-job.md §6).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from strongroom.attestation import providers
+from strongroom.attestation.appraisal import Verifier
+from strongroom.attestation.channel import AttestedChannel, connect
+from strongroom.attestation.roles import Role
+from strongroom.attestation.workload_keys import WorkloadKeys
+from strongroom.broker.client import BrokerClient
+from strongroom.digests import parse_text
+from strongroom.errors import EvidenceError, RefusedError, StrongroomError
+from strongroom.jobs.spec import JobSpec, job_digest, read_job
+from strongroom.ledger.memory import CheckpointMemory
+from strongroom.statements import Statement
+from strongroom.workload.agent import KeyAgent
+from strongroom.workload.handover import Admission, ClusterJoin
+from strongroom.workload.hostline import HostLine
+from strongroom.workload.keyring import KeyRing
+from strongroom.workload.lease import LeaseKeeper
+from strongroom.workload.scratch import make_scratch
+
+_DRIVER_DEADLINE = 120.0
+_JOB_DEADLINE = 24 * 3600.0
+_EXIT_LOST = 3
+
+
+class Member:
+    """A process of a job that joins its driver: the part that workers and egress share."""
+
+    def __init__(self, *, role: Role, driver: tuple[str, int], digest: str) -> None:
+        self.role = role
+        self.digest = digest
+        self.tee = providers.detect()
+        self.keys = WorkloadKeys.generate()
+        self.verifier = Verifier(self.tee.anchor(), self.tee.collateral_source())
+        self.channel: AttestedChannel = connect(
+            driver,
+            keys=self.keys,
+            role=role,
+            expected_role=Role.DRIVER,
+            tee=self.tee,
+            verifier=self.verifier,
+            job_digest=parse_text(digest),
+            deadline=_DRIVER_DEADLINE,
+        )
+
+    def join(self) -> tuple[Admission, JobSpec]:
+        """Wait for the driver's ruling; return its admission and the job it is for, or raise its refusal."""
+        said = self.channel.receive(deadline=_DRIVER_DEADLINE)
+        if said.get("type") == "refused":
+            raise EvidenceError(str(said.get("message")), step="admission", hint=str(said.get("hint", "")))
+        admission = Admission.decode(said)
+        statement = Statement.decode(admission.statement)
+        if job_digest(statement) != self.digest:
+            raise EvidenceError("the driver runs another job than this process was started for", step="job digest")
+        return admission, read_job(statement)
+
+    def attest_broker(self, admission: Admission) -> BrokerClient:
+        """Attest the broker that the driver named, against the same checkpoint."""
+        return BrokerClient.attest(
+            admission.broker.url,
+            verifier=self.verifier,
+            expected_measurements=admission.broker.measurements,
+            memory=CheckpointMemory.in_memory(admission.checkpoint),
+        )
+
+
+class Worker(Member):
+    """One worker of a job, with one executor."""
+
+    def __init__(self, *, driver: tuple[str, int], digest: str) -> None:
+        super().__init__(role=Role.WORKER, driver=driver, digest=digest)
+        self._ring = KeyRing()
+        self._scratch: Path | None = None
+        self._executor: object | None = None
+
+    def work(self) -> int:
+        """Run until the driver says stop, the executor ends or a lease is lost; return the exit code."""
+        from strongroom.workload.spark.cluster import ExecutorProcess
+
+        admission, spec = self.join()
+        broker = self.attest_broker(admission)
+        started = time.monotonic()
+        session = broker.attest_workload(
+            self.tee,
+            keys=self.keys,
+            role=Role.WORKER,
+            job_digest=parse_text(self.digest),
+            admission=admission.admission,
+        )
+        release = session.release(sorted(spec.inputs))
+        self._ring.hold(release.datasets, output=release.output)
+        LeaseKeeper(session.renew, seconds=release.lease_seconds, on_lost=self._lose).start()
+        self.channel.send({"type": "keys-released", "seconds": time.monotonic() - started})
+        self._scratch = make_scratch()
+        with KeyAgent(self._ring.find, directory=self._scratch) as agent:
+            said = self.channel.receive(deadline=_DRIVER_DEADLINE)
+            if said.get("type") == "stop":
+                return 0
+            join = ClusterJoin.decode(said)
+            executor = ExecutorProcess(
+                secret=join.secret,
+                driver_url=join.driver_url,
+                executor_id=join.executor_id,
+                host="127.0.0.1",
+                cores=join.cores,
+                memory=join.memory,
+                app_id=join.app_id,
+                agent_socket=agent.path,
+                work_dir=self._scratch,
+            )
+            self._executor = executor
+            executor.start()
+            threading.Thread(target=self._listen, daemon=True).start()
+            code = executor.wait()
+        self._clear()
+        return 0 if self._ring.withdrawn else code
+
+    def _listen(self) -> None:
+        """Obey the driver; its silence for ever, or its end, is a reason to stop as well."""
+        try:
+            said = self.channel.receive(deadline=_JOB_DEADLINE)
+            reasons = said.get("reasons") or ["the driver said stop"]
+        except StrongroomError as error:
+            reasons = [f"the driver is gone: {error.message}"]
+        self._lose([str(reason) for reason in reasons])
+
+    def _lose(self, reasons: Sequence[str]) -> None:
+        """Wipe the keys, kill the executor and leave."""
+        self._ring.wipe("; ".join(reasons))
+        self._clear()
+        os._exit(_EXIT_LOST if "said stop" not in reasons[0] else 0)
+
+    def _clear(self) -> None:
+        if self._executor is not None:
+            self._executor.kill()  # type: ignore[attr-defined]
+        if self._scratch is not None:
+            shutil.rmtree(self._scratch, ignore_errors=True)
+
+
+def member_arguments(name: str, argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse what the host gives a member: the driver's address, the job digest and the job's directory."""
+    parser = argparse.ArgumentParser(prog=f"strongroom-{name}")
+    parser.add_argument("--driver", required=True)
+    parser.add_argument("--job-digest", required=True)
+    parser.add_argument("--directory", type=Path, required=True)
+    arguments = parser.parse_args(argv)
+    host, _, port = arguments.driver.rpartition(":")
+    arguments.driver = (host, int(port))
+    return arguments
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a worker; nothing the host gives it is secret."""
+    arguments = member_arguments("worker", argv)
+    line = HostLine.take()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        return Worker(driver=arguments.driver, digest=arguments.job_digest).work()
+    except RefusedError as error:
+        line.say("refused", message=error.message, reasons=list(error.reasons))
+        return error.exit_code
+    except StrongroomError as error:
+        line.say("failed", message=error.message, kind=error.kind)
+        return error.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
