@@ -1,0 +1,84 @@
+"""Say how far a platform's firmware is from a TCB level, component by component, in words a person can act on.
+
+Reads what verification found; decides nothing. Component numbers are Intel's, 1 to 16.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from strongroom.attestation.evidence.pck import PckExtension
+
+TCB_STATUSES = (
+    "UpToDate",
+    "SWHardeningNeeded",
+    "ConfigurationNeeded",
+    "ConfigurationAndSWHardeningNeeded",
+    "TDRelaunchAdvised",
+    "TDRelaunchAdvisedConfigurationNeeded",
+    "OutOfDate",
+    "OutOfDateConfigurationNeeded",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shortfall:
+    """What is lower than a level asks, as phrases; and the advisories that apply below it."""
+
+    lacks: tuple[str, ...]
+    advisories: tuple[str, ...]
+
+    @property
+    def remedy(self) -> str:
+        """Return what to do, or an empty text."""
+        if not self.lacks:
+            return ""
+        what = (
+            "update the TDX module"
+            if all(lack.startswith("TDX") for lack in self.lacks)
+            else "update the BIOS or microcode"
+        )
+        return "; ".join(
+            ["; ".join(self.lacks) + f": {what}", *([", ".join(self.advisories)] if self.advisories else [])]
+        )
+
+
+def find_shortfall(
+    tcb_info: dict[str, Any], *, extension: PckExtension, tee_tcb_svn: bytes, at_best: bool
+) -> Shortfall:
+    """Compare a platform with the best level of ``tcb_info``, or with the level it misses by least.
+
+    ``tee_tcb_svn`` is empty for SGX. A document of another shape gives an empty shortfall: the refusal stands anyway.
+    """
+    try:
+        levels = [
+            (_lacks(level["tcb"], extension, tee_tcb_svn), tuple(level.get("advisoryIDs", ())))
+            for level in tcb_info["tcbLevels"]
+        ]
+        if not levels:
+            return Shortfall(lacks=(), advisories=())
+        chosen = levels[0] if at_best else min(levels, key=lambda level: len(level[0]))
+        below = sorted({advisory for lacks, advisories in levels if not lacks for advisory in advisories})
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return Shortfall(lacks=(), advisories=())
+    return Shortfall(lacks=chosen[0], advisories=tuple(below))
+
+
+def _lacks(tcb: dict[str, Any], extension: PckExtension, tee_tcb_svn: bytes) -> tuple[str, ...]:
+    lacks = _compare("SGX component", extension.components, tcb["sgxtcbcomponents"])
+    if extension.pcesvn < tcb["pcesvn"]:
+        lacks.append(f"PCE SVN is {extension.pcesvn}, needs {tcb['pcesvn']}")
+    if tee_tcb_svn:
+        lacks += _compare("TDX component", tee_tcb_svn, tcb["tdxtcbcomponents"])
+    return tuple(lacks)
+
+
+def _compare(name: str, has: Sequence[int], needs: Sequence[dict[str, Any]]) -> list[str]:
+    lacks = []
+    for number, (svn, component) in enumerate(zip(has, needs, strict=True), start=1):
+        if svn < component["svn"]:
+            kind = component.get("type") or component.get("category")
+            lacks.append(f"{name} {number}{f' ({kind})' if kind else ''} is {svn}, needs {component['svn']}")
+    return lacks
