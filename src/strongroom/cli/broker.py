@@ -8,6 +8,7 @@ import click
 
 from strongroom.cli.screen import Screen
 from strongroom.cli.verb import VerbGroup, home_option, verb
+from strongroom.errors import UsageError
 
 
 @click.group(cls=VerbGroup)
@@ -19,8 +20,7 @@ def broker() -> None:
     name="trust",
     group=broker,
     examples=(
-        "strongroom broker trust https://broker.example:7443 --measurements reference.json",
-        "strongroom broker trust https://broker.example:7443 --measurement broker=sgx:2f6c...",
+        "strongroom broker trust https://broker.example:7443 --measurements reference.json --collateral intel.json",
         "strongroom broker trust https://127.0.0.1:7443 --measurements reference.json --simulated-platform platform/",
     ),
 )
@@ -40,26 +40,50 @@ def broker() -> None:
     help="What `strongroom measure --json` printed.",
 )
 @click.option(
+    "--collateral",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Intel's collateral for the broker's platform (QuoteCollateralV3 in JSON), as a PCCS gives it.",
+)
+@click.option(
     "--simulated-platform",
     type=click.Path(file_okay=False, path_type=Path),
     metavar="DIR",
-    help="Accept this simulated platform's root, which protects nothing; without it, only Intel's root counts.",
+    help="Accept this simulated platform's root instead of Intel's. It protects nothing.",
 )
 @home_option
 def _trust(
-    screen: Screen, *, url: str, single: tuple[str, ...], file: Path | None, simulated_platform: Path | None, home: Path
+    screen: Screen,
+    *,
+    url: str,
+    single: tuple[str, ...],
+    file: Path | None,
+    collateral: Path | None,
+    simulated_platform: Path | None,
+    home: Path,
 ) -> None:
     """Trust the broker at URL, and what runs on its releases, if they prove these measurements."""
-    from strongroom.parties.brokers import SimulatedVendor, TrustedBroker, parse_broker_url, read_measurements
+    from strongroom.parties.brokers import (
+        IntelVendor,
+        SimulatedVendor,
+        TrustedBroker,
+        parse_broker_url,
+        read_measurements,
+    )
     from strongroom.parties.home import Home
 
-    address, measurements = parse_broker_url(url), read_measurements(single, file=file)
-    if simulated_platform is not None:
+    vendor: IntelVendor | SimulatedVendor
+    if simulated_platform is not None and collateral is None:
         vendor = SimulatedVendor.pin(simulated_platform)
-        trusted = TrustedBroker(url=address, measurements=measurements, vendor=vendor)
         screen.warn_simulated()
+    elif collateral is not None and simulated_platform is None:
+        vendor = IntelVendor(collateral=collateral.absolute())
     else:
-        trusted = TrustedBroker(url=address, measurements=measurements)
+        raise UsageError(
+            "who shall vouch for the broker: Intel, or a simulated platform?",
+            hint="give either --collateral FILE or --simulated-platform DIR",
+        )
+    trusted = TrustedBroker(url=parse_broker_url(url), measurements=read_measurements(single, file=file), vendor=vendor)
     Home(home).trust(trusted)
     screen.result(trusted.to_json(), text=(f"trusted: {trusted.url}",))
 

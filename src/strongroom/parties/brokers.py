@@ -1,7 +1,7 @@
 """The brokers a party trusts: an address, the measurements expected there, and whose root vouches for them.
 
-The settings are the party's own, written on its own machine (spec/4-release.md §3). The vendor is Intel unless the party
-named a simulated one, by its folder and its root's digest; nothing a broker says, and no environment variable, adds one.
+The settings are the party's own, written on its own machine (spec/4-release.md §3). The vendor is Intel unless the
+party named a simulated one, by folder and root digest; nothing a broker says, and no environment variable, adds one.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 from strongroom.attestation.roles import Role
@@ -21,7 +21,6 @@ from strongroom.parties.trust import Trust
 
 _MEASUREMENT = re.compile(r"^(sgx:[0-9a-f]{64}|tdx:[0-9a-f]{96})$")
 _FIELDS = {"url", "measurements", "vendor"}
-_VENDOR_FIELDS = {"platform", "root_digest"}
 
 
 class TrustSettingsError(UsageError):
@@ -30,6 +29,13 @@ class TrustSettingsError(UsageError):
 
 class ChangedRootError(EvidenceError):
     """A simulated vendor's root is not the one that was pinned."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IntelVendor:
+    """Intel, by the root compiled into Strongroom; ``collateral`` is the file that holds its current collateral."""
+
+    collateral: Path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +77,7 @@ class TrustedBroker:
 
     url: str
     measurements: Mapping[Role, frozenset[str]]
-    vendor: Literal["intel"] | SimulatedVendor = "intel"
+    vendor: IntelVendor | SimulatedVendor
 
     def __post_init__(self) -> None:
         if self.url != parse_broker_url(self.url):
@@ -98,13 +104,14 @@ class TrustedBroker:
         if isinstance(self.vendor, SimulatedVendor):
             self.vendor.verify_root()
             return Trust.simulated(self.vendor.platform, measurements=self.measurements)
-        return Trust.intel(measurements=self.measurements)
+        return Trust.intel(measurements=self.measurements, collateral=self.vendor.collateral)
 
     def to_json(self) -> dict[str, Any]:
         """Return the settings as they stand in the party's file."""
-        vendor: str | dict[str, str] = "intel"
         if isinstance(self.vendor, SimulatedVendor):
-            vendor = {"platform": str(self.vendor.platform), "root_digest": self.vendor.root_digest}
+            vendor = {"simulated": str(self.vendor.platform), "root_digest": self.vendor.root_digest}
+        else:
+            vendor = {"intel": str(self.vendor.collateral)}
         measurements = {role.value: sorted(texts) for role, texts in self.measurements.items()}
         return {"url": self.url, "measurements": measurements, "vendor": vendor}
 
@@ -166,13 +173,10 @@ def _parse_measurements(value: object) -> dict[Role, frozenset[str]]:
     return found
 
 
-def _parse_vendor(value: object) -> Literal["intel"] | SimulatedVendor:
-    if value == "intel":
-        return "intel"
-    if (
-        not isinstance(value, Mapping)
-        or set(value) != _VENDOR_FIELDS
-        or not all(isinstance(part, str) for part in value.values())
-    ):
-        raise TrustSettingsError('a vendor is "intel", or an object with platform and root_digest')
-    return SimulatedVendor(platform=Path(value["platform"]), root_digest=value["root_digest"])
+def _parse_vendor(value: object) -> IntelVendor | SimulatedVendor:
+    if isinstance(value, Mapping) and all(isinstance(part, str) for part in value.values()):
+        if set(value) == {"intel"}:
+            return IntelVendor(collateral=Path(value["intel"]))
+        if set(value) == {"simulated", "root_digest"}:
+            return SimulatedVendor(platform=Path(value["simulated"]), root_digest=value["root_digest"])
+    raise TrustSettingsError("a vendor is an object with intel (a file), or with simulated (a folder) and root_digest")

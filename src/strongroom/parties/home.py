@@ -7,20 +7,18 @@ the directory is for its owner's eyes alone. Nothing here ever talks to a networ
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from strongroom.envelope.custody import Custody, create_custody, open_custody
-
 from strongroom.catalog import Identity, sign_identity, verify_identity
 from strongroom.digests import bytes_digest, frame
+from strongroom.envelope.custody import Custody, create_custody, open_custody
 from strongroom.envelope.hpke import KemKey
 from strongroom.envelope.keys import DataKey
+from strongroom.envelope.staging import replace_file
 from strongroom.envelope.wrapping import unwrap_key, wrap_key
 from strongroom.errors import EnvelopeError, UsageError
 from strongroom.ledger import CheckpointMemory
@@ -31,6 +29,7 @@ Password = Callable[[], bytes]
 _FORMAT = "strongroom-identity-keys/1"
 _SEALED_FIELDS = {"format", "custody", "wrapped_key", "sealed"}
 _SEED = 32
+_PRIVATE = 0o600
 
 
 class HomeError(UsageError):
@@ -91,8 +90,8 @@ class Home:
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         custody = create_custody(self.default_custody, password=password)
         sealed = _seal_keys(PartyKeys(signing=signing, kem=kem), custody)
-        _write(self._sealed, json.dumps(sealed, indent=2))
-        _write(self._public, statement.encode())
+        replace_file(self._sealed, json.dumps(sealed, indent=2).encode(), mode=_PRIVATE)
+        replace_file(self._public, statement.encode().encode(), mode=_PRIVATE)
         return statement
 
     def identity(self) -> Identity:
@@ -112,7 +111,7 @@ class Home:
         """Write the signed public identity to ``file``, for other parties; it holds no secret."""
         statement = self.identity_statement()
         verify_identity(statement)
-        _write(file.absolute(), statement.encode(), mode=0o644)
+        replace_file(file, statement.encode().encode())
 
     def open_keys(self, password: Password) -> PartyKeys:
         """Return the private keys; raise EnvelopeError if the password or a file is wrong."""
@@ -187,7 +186,8 @@ class Home:
 
     def _write_brokers(self, brokers: list[TrustedBroker]) -> None:
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _write(self._trust, json.dumps({"brokers": [broker.to_json() for broker in brokers]}, indent=2))
+        text = json.dumps({"brokers": [broker.to_json() for broker in brokers]}, indent=2)
+        replace_file(self._trust, text.encode(), mode=_PRIVATE)
 
     def _read_json(self, path: Path) -> Any:  # noqa: ANN401  JSON is whatever JSON is
         try:
@@ -214,18 +214,3 @@ def _seal_keys(keys: PartyKeys, custody: Custody) -> dict[str, str]:
         "wrapped_key": custody.wrap(key, context=context),
         "sealed": wrap_key(key, keys.signing.reveal_seed() + keys.kem.encode_private(), context=context),
     }
-
-
-def _write(path: Path, text: str, *, mode: int = 0o600) -> None:
-    """Replace ``path`` as a whole: a crash leaves the old file or the new one."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fchmod(stream.fileno(), mode)
-            os.fsync(stream.fileno())
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

@@ -1,0 +1,76 @@
+"""``strongroom encrypt``: turn an owner's tables into an encrypted dataset, at home."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from strongroom.cli.screen import Screen
+from strongroom.cli.verb import home_option, password_option, verb
+
+
+@verb(
+    examples=(
+        "strongroom encrypt flights.csv --dataset flights --to encrypted/flights",
+        "strongroom encrypt 2025/*.parquet --dataset claims --version 2 --to encrypted/claims-2",
+        "strongroom encrypt claims.csv --dataset claims --to claims/ \\",
+        "    --custody 'openbao://bao.example:8200/transit/claims?ca=ca.pem&token_file=token'",
+    )
+)
+@click.argument("sources", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path), metavar="SOURCE...")
+@click.option("--to", "target", required=True, type=click.Path(path_type=Path), metavar="DIR", help="A new directory.")
+@click.option("--dataset", required=True, help="The dataset's name.")
+@click.option("--version", type=click.IntRange(min=1), default=1, show_default=True, help="The dataset's version.")
+@click.option(
+    "--custody",
+    "custody_uri",
+    metavar="URI",
+    help="Where the master key is: file:/path/master.key or openbao://host:port/mount/key?..., "
+    "by default the home's own master key.",
+)
+@home_option
+@password_option
+def encrypt(
+    screen: Screen,
+    *,
+    sources: tuple[Path, ...],
+    target: Path,
+    dataset: str,
+    version: int,
+    custody_uri: str | None,
+    home: Path,
+    password: Callable[[], bytes],
+) -> None:
+    """Encrypt tables (CSV, JSON lines, Parquet) into a new dataset directory.
+
+    It happens on this machine, streaming: each column under its own key, the data key wrapped by the master key, the
+    manifest signed by the owner. The directory may then be stored anywhere.
+    """
+    from strongroom.envelope.custody import open_custody
+    from strongroom.parties.home import Home
+    from strongroom.parties.owner import Owner
+
+    place = Home(home)
+    owner = Owner.at_home(place, password=password)
+    custody = open_custody(custody_uri or place.default_custody, password=password)
+    with screen.progress(f"encrypt {dataset}") as advance:
+        manifest = owner.encrypt(sources, target, dataset=dataset, version=version, custody=custody, progress=advance)
+    screen.result(
+        {
+            "dataset": manifest.dataset,
+            "version": manifest.version,
+            "directory": str(target),
+            "rows": manifest.rows,
+            "columns": list(manifest.columns),
+            "files": len(manifest.files),
+            "bytes": manifest.size,
+            "manifest": manifest.digest,
+            "custody": manifest.custody,
+        },
+        text=(
+            f"{manifest.dataset} version {manifest.version}: {manifest.rows:,} rows, {len(manifest.columns)} columns, "
+            f"{manifest.size:,} encrypted bytes in {target}",
+        ),
+    )

@@ -1,0 +1,116 @@
+"""The owner: encrypts at home, says what it permits, enrols both with an attested broker, and can stop at any time.
+
+One method per step of the journey. Plaintext and the master key never leave the owner's machine; the data key leaves it
+only sealed to a broker that has proved its measurement.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Self
+
+from strongroom.broker.client import BrokerClient, PendingOutput, Receipt
+
+from strongroom.attestation.roles import Role
+from strongroom.envelope.custody import Custody, open_custody
+from strongroom.envelope.hpke import KemKey
+from strongroom.envelope.manifest import Manifest, read_manifest, unwrap_data_key, verify_manifest
+from strongroom.envelope.table import encrypt_table
+from strongroom.errors import UsageError
+from strongroom.ledger import CheckpointMemory
+from strongroom.parties.brokers import TrustedBroker
+from strongroom.parties.home import Home
+from strongroom.parties.trust import Trust
+from strongroom.policy import parse_policy_toml, sign_policy, verify_policy
+from strongroom.statements import SigningKey, Statement
+
+Password = Callable[[], bytes]
+Progress = Callable[[int, int], None]
+
+
+class Owner:
+    """An owner's SDK."""
+
+    def __init__(self, key: SigningKey, kem: KemKey, *, trust: Trust, memory: CheckpointMemory) -> None:
+        self.key = key
+        self.kem = kem
+        self.trust = trust
+        self.memory = memory
+
+    @classmethod
+    def at_home(cls, home: Home, *, password: Password, broker: TrustedBroker | None = None) -> Self:
+        """Return the owner whose keys are in ``home``; without a broker it trusts nobody and can only work at home."""
+        keys = home.open_keys(password)
+        if broker is None:
+            trust, memory = Trust.intel(measurements={}), CheckpointMemory(home.directory / "checkpoints" / "none.json")
+        else:
+            trust, memory = broker.trust(), home.memory(broker)
+        return cls(keys.signing, keys.kem, trust=trust, memory=memory)
+
+    def encrypt(
+        self,
+        sources: Sequence[Path],
+        target: Path,
+        *,
+        dataset: str,
+        version: int,
+        custody: Custody,
+        progress: Progress = lambda _done, _total: None,
+    ) -> Manifest:
+        """Encrypt the tables in ``sources`` (CSV, JSON lines, Parquet) into the new directory ``target``.
+
+        ``progress`` is called with the bytes read so far and the bytes there are.
+        """
+        return encrypt_table(
+            sources, target, dataset=dataset, version=version, owner=self.key, custody=custody, progress=progress
+        )
+
+    def permit(self, text: str) -> Statement:
+        """Return the data-use policy in the TOML ``text``, signed; raise PolicyError with all that is wrong."""
+        return sign_policy(parse_policy_toml(text), self.key)
+
+    def attest_broker(self, url: str) -> BrokerClient:
+        """Return a client of the broker at ``url`` after attesting it; raise EvidenceError if it is not good enough."""
+        return BrokerClient.attest(
+            url,
+            verifier=self.trust.verifier(),
+            expected_measurements=self.trust.measurements.get(Role.BROKER, frozenset()),
+            memory=self.memory,
+        )
+
+    def register(self, directory: Path, *, broker: BrokerClient, policy: Statement, password: Password) -> Receipt:
+        """Enrol the encrypted dataset in ``directory`` with its policy; the data key goes sealed to the broker.
+
+        ``password`` opens the custody that the manifest names. Raise UsageError if policy and dataset do not belong
+        together.
+        """
+        manifest = verify_manifest(read_manifest(directory), owner=self.key.party)
+        permitted = verify_policy(policy)
+        if permitted.dataset != manifest.dataset or permitted.owner != self.key.party:
+            raise UsageError(
+                f"the policy is {permitted.owner}'s for {permitted.dataset!r}, "
+                f"the dataset in {directory} is {self.key.party}'s {manifest.dataset!r}",
+                hint="sign a policy for this dataset with `strongroom permit`",
+            )
+        dek = unwrap_data_key(manifest, custody=open_custody(manifest.custody, password=password))
+        try:
+            return broker.register_dataset(manifest.statement, dek, policy, self.key)
+        finally:
+            dek.wipe()
+
+    def update_policy(self, policy: Statement, *, broker: BrokerClient) -> Receipt:
+        """Replace a registered dataset's policy by one with a higher version; it counts from the next renewal on."""
+        return broker.update_policy(policy, self.key)
+
+    def revoke(self, dataset: str, *, reason: str, broker: BrokerClient) -> Receipt:
+        """Withdraw the dataset for good: nothing more is released, leases end, running jobs stop."""
+        return broker.revoke(dataset, reason, self.key)
+
+    def pending(self, *, broker: BrokerClient) -> Sequence[PendingOutput]:
+        """Return the outputs that wait for this owner's approval."""
+        return broker.pending(self.key)
+
+    def approve(self, output: PendingOutput, *, broker: BrokerClient) -> Receipt:
+        """Say yes to exactly this output: its id and the digest of its bytes."""
+        return broker.approve(output.output_id, output.digest, self.key)
