@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hmac
 import os
+import secrets
 from collections.abc import Iterable, Mapping
 from typing import NoReturn, Self
 
@@ -108,7 +109,7 @@ def derive_file_key(files_key: DataKey, *, dataset: str, version: int, path: str
 class DatasetKeys:
     """What a workload holds of one dataset version: key id to key, for the released columns only."""
 
-    __slots__ = ("_keys", "dataset", "version")
+    __slots__ = ("_keys", "dataset", "handle", "version")
 
     def __init__(self, dataset: str, version: int, keys: Mapping[str, DataKey]) -> None:
         self.dataset = parse_dataset(dataset)
@@ -118,6 +119,7 @@ class DatasetKeys:
         for key_id, key in keys.items():
             self._check(key_id, key)
         self._keys = dict(keys)
+        self.handle = secrets.token_hex(16)  # names this bundle inside one process; not a secret, never stored
 
     @classmethod
     def from_dek(cls, dek: DataKey, *, dataset: str, version: int, columns: Iterable[str]) -> Self:
