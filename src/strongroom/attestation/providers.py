@@ -18,10 +18,10 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from strongroom.attestation.anchors import INTEL, TrustAnchor
+from strongroom.attestation.appraisal import CollateralSource
 from strongroom.attestation.evidence import Evidence, TeeName, parse_quote
 from strongroom.attestation.simulated import FD_VARIABLE, SimulatedTee
 from strongroom.attestation.tee import (
-    CollateralSource,
     MonotonicCounter,
     NoTeeError,
     Tee,

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from strongroom.attestation.anchors import TrustAnchor
+from strongroom.attestation.appraisal import CollateralSource
 from strongroom.attestation.evidence import Evidence, TeeName
 from strongroom.errors import StrongroomError
 
@@ -33,14 +34,6 @@ class MonotonicCounter(Protocol):
 
     def advance_to(self, value: int) -> None:
         """Set the value, durably; raise StrongroomError if it would go back."""
-        ...
-
-
-class CollateralSource(Protocol):
-    """Where a verifier gets collateral from; chosen by the relying party, never by the attester."""
-
-    def collateral(self, quote: bytes) -> str:
-        """Return QuoteCollateralV3 JSON for the platform that made ``quote``."""
         ...
 
 

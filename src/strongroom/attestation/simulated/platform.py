@@ -22,7 +22,7 @@ from strongroom.attestation.simulated.counters import Counters
 from strongroom.attestation.simulated.enclave import Enclave
 from strongroom.attestation.simulated.faults import NO_FAULTS, Faults
 from strongroom.attestation.simulated.line import LineError, receive_frame, send_frame
-from strongroom.attestation.simulated.measuring import installed_package, measure, place_tree, read_tree
+from strongroom.attestation.simulated.measuring import Tree, installed_package, measure, place_tree, read_tree
 from strongroom.attestation.simulated.pki import SEED_BYTES, Vendor
 from strongroom.attestation.simulated.process import SimulatedProcess, Spawner, Stream
 from strongroom.digests import parse_text
@@ -74,7 +74,7 @@ class SimulatedPlatform:
         faults: Faults | None = None,
     ) -> Enclave:
         """Return the platform's side of a workload without starting it, for tests that play the workload themselves."""
-        return self._enclave(Role.parse(role), job_digest, package_root, faults)[0]
+        return self._enclave(Role.parse(role), read_tree(package_root or installed_package()), job_digest, faults)
 
     def start(
         self,
@@ -93,7 +93,9 @@ class SimulatedPlatform:
         ``job_digest`` (``sha384:<hex>``) goes into CONFIGID or MRCONFIGID. ``package_root`` starts another copy of the
         package, which then measures differently. ``stdout`` and ``stderr`` are those of ``subprocess.Popen``.
         """
-        enclave, import_root = self._enclave(Role.parse(role), job_digest, package_root, faults)
+        tree = read_tree(package_root or installed_package())
+        enclave = self._enclave(Role.parse(role), tree, job_digest, faults)
+        import_root = place_tree(tree, self.directory / "trees")
         self.expose()
         ours, theirs = socket.socketpair()
         try:
@@ -123,12 +125,9 @@ class SimulatedPlatform:
                 _write(path, data, mode=0o644)
         return root, collateral
 
-    def _enclave(
-        self, role: Role, job_digest: str, package_root: Path | None, faults: Faults | None
-    ) -> tuple[Enclave, Path]:
-        tree = read_tree(package_root or installed_package())
+    def _enclave(self, role: Role, tree: Tree, job_digest: str, faults: Faults | None) -> Enclave:
         chosen = self._faults if faults is None else faults
-        enclave = Enclave(
+        return Enclave(
             vendor=self._vendor,
             tee=self.tee,
             measured=measure(role, tree),
@@ -138,7 +137,6 @@ class SimulatedPlatform:
             collateral=lambda: self.collateral_json(faults=chosen),
             quote_version=self._quote_version,
         )
-        return enclave, place_tree(tree, self.directory / "trees")
 
     def _get_spawner(self) -> Spawner:
         with self._lock:

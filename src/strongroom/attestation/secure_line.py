@@ -1,0 +1,232 @@
+"""Carry length-framed JSON over mutual TLS 1.3, each operation within a deadline (spec/4-release.md §2.2).
+
+TLS alone identifies nobody here: both certificates are self-signed, and only evidence says who holds their keys. There
+is no older protocol, no session resumption, no early data, and no way to go on without the exporter (RFC 9266).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import select
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from OpenSSL import SSL, crypto
+
+from strongroom.attestation.binding import EXPORTER_BYTES
+from strongroom.attestation.workload_keys import WorkloadKeys
+from strongroom.errors import EvidenceError, TransportError
+
+EXPORTER_LABEL = b"EXPORTER-Channel-Binding"
+MAX_FRAME_BYTES = 16 << 20
+
+_HEAD_BYTES = 4
+_BLOCK = 1 << 16
+_LONGEST_WAIT = 1.0  # after which the operation is tried, and the deadline looked at, again
+_SELF_SIGNED = 18  # X509_V_ERR_DEPTH_ZERO_SELF_SIGNED_CERT
+_TLS_1_3 = "TLSv1.3"
+_CIPHERS = b"TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"
+
+T = TypeVar("T")
+
+
+class DeadlineError(TransportError):
+    """The other side was too slow."""
+
+
+class LineClosedError(TransportError):
+    """The other side closed the connection."""
+
+
+class ProtocolError(TransportError):
+    """The other side does not speak the protocol."""
+
+
+class ChannelBindingError(EvidenceError):
+    """The TLS session gives no exporter, so evidence cannot be tied to it."""
+
+
+class Exporting(Protocol):
+    """What the exporter is read from."""
+
+    def get_protocol_version_name(self) -> str:
+        """Return the TLS version in use."""
+        ...
+
+    def export_keying_material(self, label: bytes, olen: int, context: bytes | None = None) -> bytes:
+        """Return keying material (RFC 8446 §7.5)."""
+        ...
+
+
+class Deadline:
+    """A point in time by which something must be done."""
+
+    __slots__ = ("_at", "seconds")
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._at = time.monotonic() + seconds
+
+    @property
+    def left(self) -> float:
+        """Return the seconds left, never less than 0."""
+        return max(0.0, self._at - time.monotonic())
+
+
+class SecureLine:
+    """One TLS 1.3 connection; one thread may send while another receives."""
+
+    def __init__(self, plain: socket.socket, *, keys: WorkloadKeys, server: bool) -> None:
+        plain.setblocking(False)
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._plain = plain
+        self._tls = SSL.Connection(_context(keys), plain)
+        if server:
+            self._tls.set_accept_state()
+        else:
+            self._tls.set_connect_state()
+        self._tls_lock = threading.Lock()
+        self._sending = threading.Lock()
+        self._receiving = threading.Lock()
+        self._received = bytearray()
+        self._closed = False
+
+    def shake_hands(self, deadline: Deadline) -> None:
+        """Complete the TLS handshake; raise TransportError unless the other side speaks TLS 1.3 and has a key."""
+        self._until(self._tls.do_handshake, deadline)
+
+    @property
+    def peer_spki(self) -> bytes:
+        """Return the DER SubjectPublicKeyInfo of the other side's certificate."""
+        certificate: x509.Certificate | None = self._tls.get_peer_certificate(as_cryptography=True)
+        if certificate is None:
+            raise ProtocolError("the other side showed no certificate")
+        return certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+    @property
+    def exporter(self) -> bytes:
+        """Return the 32 bytes that both ends of this very session share, and nobody else."""
+        return read_exporter(self._tls)
+
+    def send(self, message: dict[str, Any], deadline: Deadline, *, most: int = MAX_FRAME_BYTES) -> None:
+        """Send one message."""
+        body = json.dumps(message, separators=(",", ":")).encode()
+        if len(body) > most:
+            raise ProtocolError(f"a message has at most {most} bytes, got {len(body)}", hint="send it in parts")
+        view = memoryview(len(body).to_bytes(_HEAD_BYTES, "little") + body)
+        with self._sending:
+            while view:
+                block = view[:_BLOCK]
+                view = view[self._until(lambda part=block: self._tls.send(part), deadline) :]  # type: ignore[misc]
+
+    def receive(self, deadline: Deadline, *, most: int = MAX_FRAME_BYTES) -> dict[str, Any]:
+        """Return the next message; after DeadlineError, what has arrived so far is kept for the next call."""
+        with self._receiving:
+            self._fill(_HEAD_BYTES, deadline)
+            size = int.from_bytes(self._received[:_HEAD_BYTES], "little")
+            if size > most:
+                self.close()
+                raise ProtocolError(f"the other side announced a message of {size} bytes, at most {most} are accepted")
+            self._fill(_HEAD_BYTES + size, deadline)
+            body = bytes(self._received[_HEAD_BYTES : _HEAD_BYTES + size])
+            del self._received[: _HEAD_BYTES + size]
+        return parse_message(body)
+
+    def close(self) -> None:
+        """End the session and the connection; safe to call twice, and from another thread."""
+        with self._tls_lock:  # so that no operation can meet a file descriptor that was given to somebody else
+            if self._closed:
+                return
+            self._closed = True
+            with contextlib.suppress(SSL.Error):
+                self._tls.shutdown()  # close_notify, as far as the socket takes it
+            with contextlib.suppress(OSError):
+                self._plain.shutdown(socket.SHUT_RDWR)  # which also wakes a thread that waits on it
+            self._plain.close()
+
+    def _fill(self, size: int, deadline: Deadline) -> None:
+        while len(self._received) < size:
+            self._received += self._until(lambda: self._tls.recv(_BLOCK), deadline)
+
+    def _until(self, operation: Callable[[], T], deadline: Deadline) -> T:
+        """Return what ``operation`` returns, waiting for the socket as it asks."""
+        while True:
+            try:
+                with self._tls_lock:
+                    if self._closed:
+                        raise LineClosedError("the connection was closed on this side")
+                    return operation()
+            except SSL.WantReadError:
+                self._wait(select.POLLIN, deadline)
+            except SSL.WantWriteError:
+                self._wait(select.POLLOUT, deadline)
+            except (SSL.ZeroReturnError, SSL.SysCallError, OSError) as error:
+                raise LineClosedError("the other side closed the connection", hint="see what it says itself") from error
+            except SSL.Error as error:
+                reason = error.args[0][0][-1] if error.args and error.args[0] else "no reason"
+                raise ProtocolError(
+                    f"TLS 1.3 failed: {reason}", hint="is there a Strongroom process at that address?"
+                ) from error
+
+    def _wait(self, event: int, deadline: Deadline) -> None:
+        left = deadline.left
+        poller = select.poll()
+        try:
+            poller.register(self._plain, event)
+        except (ValueError, OSError) as error:  # closed by another thread
+            raise LineClosedError("the connection was closed") from error
+        if left <= 0:
+            raise DeadlineError(
+                f"the other side did not answer within {deadline.seconds:g} s",
+                hint="is it running and reachable? otherwise allow more time",
+            )
+        poller.poll(min(left, _LONGEST_WAIT) * 1000)
+
+
+def read_exporter(session: Exporting) -> bytes:
+    """Return the session's channel binding (RFC 9266 §2); raise ChannelBindingError rather than go on without."""
+    version = session.get_protocol_version_name()
+    if version != _TLS_1_3:
+        raise ChannelBindingError(f"the session speaks {version}, expected {_TLS_1_3}", step="channel")
+    try:
+        exporter = session.export_keying_material(EXPORTER_LABEL, EXPORTER_BYTES, None)
+    except SSL.Error as error:
+        raise ChannelBindingError("the TLS library gives no exporter for this session", step="channel") from error
+    if len(exporter) != EXPORTER_BYTES or not any(exporter):
+        raise ChannelBindingError(f"an exporter has {EXPORTER_BYTES} bytes, got {len(exporter)}", step="channel")
+    return exporter
+
+
+def parse_message(body: bytes) -> dict[str, Any]:
+    """Return the JSON object in a frame; raise ProtocolError for anything else."""
+    try:
+        message = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise ProtocolError(f"a message is JSON, got {len(body)} other bytes") from error
+    if not isinstance(message, dict):
+        raise ProtocolError(f"a message is a JSON object, got {type(message).__name__}")
+    return message
+
+
+def _context(keys: WorkloadKeys) -> SSL.Context:
+    context = SSL.Context(SSL.TLS_METHOD)
+    context.set_min_proto_version(SSL.TLS1_3_VERSION)
+    context.set_max_proto_version(SSL.TLS1_3_VERSION)
+    context.set_tls13_ciphersuites(_CIPHERS)
+    context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
+    context.set_options(SSL.OP_NO_TICKET)
+    context.use_privatekey(keys.reveal_tls_key())
+    context.use_certificate(keys.certificate)
+    context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, _accept_self_signed)
+    return context
+
+
+def _accept_self_signed(_: SSL.Connection, __: crypto.X509, code: int, depth: int, ok: int) -> bool:
+    """Accept one self-signed certificate and nothing longer; TLS itself proves possession of its key."""
+    return depth == 0 and (code == _SELF_SIGNED or bool(ok))
