@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
 import duckdb
 import duckdb_extension_tpch
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+
+from strongroom.envelope.custody import create_custody
+from strongroom.envelope.keys import DatasetKeys
+from strongroom.envelope.manifest import Manifest, unwrap_data_key
+from strongroom.envelope.table import ROW_GROUP_ROWS, encrypt_table, open_table
+from strongroom.statements import SigningKey
 
 TABLES: Final = ("customer", "lineitem", "nation", "orders", "part", "partsupp", "region", "supplier")
 QUERIES: Final = range(1, 23)
@@ -48,6 +57,66 @@ def tpch_source(scale: float) -> Mapping[str, Path]:
             with suppress(OSError):  # somebody else may have generated the same data meanwhile
                 where.parent.rename(target)
     return {table: target / f"{table}.parquet" for table in TABLES}
+
+
+def encrypt(
+    scale: float, directory: Path, tables: Sequence[str] = TABLES
+) -> Mapping[str, tuple[Manifest, DatasetKeys]]:
+    """Encrypt tables as their owner would; return each manifest with the keys the broker would release: all columns."""
+    owner = SigningKey.generate(name="benchmark-owner")
+    custody = create_custody(f"file:{directory / 'master.key'}", password=lambda: b"generated data only")
+    source = tpch_source(scale)
+    encrypted = {}
+    for table in tables:
+        manifest = encrypt_table(
+            source[table], directory / f"{table}-encrypted", dataset=table, version=1, owner=owner, custody=custody
+        )
+        dek = unwrap_data_key(manifest, custody=custody)
+        keys = DatasetKeys.from_dek(dek, dataset=table, version=1, columns=manifest.columns)
+        encrypted[table] = (manifest, keys)
+    return encrypted
+
+
+def open_encrypted(scale: float, directory: Path) -> Mapping[str, ds.Dataset]:
+    """Encrypt every table and open it as a workload does."""
+    return {
+        table: open_table(directory / f"{table}-encrypted", keys, manifest=manifest)
+        for table, (manifest, keys) in encrypt(scale, directory).items()
+    }
+
+
+def open_plain(scale: float, directory: Path) -> Mapping[str, ds.Dataset]:
+    """Write every table without encryption but otherwise alike, and open it the same way."""
+    opened = {}
+    for table, source in tpch_source(scale).items():
+        write_plain(pq.read_table(source), directory / f"{table}-plain")
+        opened[table] = open_plain_table(directory / f"{table}-plain")
+    return opened
+
+
+def write_plain(data: pa.Table, directory: Path) -> None:
+    """Write ``data`` as ``envelope.table`` would if it did not encrypt: same codec, row groups and encodings."""
+    directory.mkdir()
+    with (
+        (directory / "part-00000.parquet").open("wb") as sink,
+        pq.ParquetWriter(
+            sink, data.schema, compression="zstd", compression_level=1, store_decimal_as_integer=True
+        ) as writer,
+    ):
+        writer.write_table(data, row_group_size=ROW_GROUP_ROWS)
+        writer.close()
+        sink.flush()
+        os.fsync(sink.fileno())
+
+
+def open_plain_table(directory: Path) -> ds.Dataset:
+    """Open what :func:`write_plain` wrote, with the scan options and the footers in memory that ``open_table`` has."""
+    form = ds.ParquetFileFormat(default_fragment_scan_options=ds.ParquetFragmentScanOptions(pre_buffer=True))
+    opened = ds.dataset(sorted(directory.glob("*.parquet")), format=form)
+    fragments = list(opened.get_fragments())
+    for fragment in fragments:
+        fragment.ensure_complete_metadata()
+    return ds.FileSystemDataset(fragments, opened.schema, form, opened.filesystem)
 
 
 def tpch_queries() -> Mapping[int, str]:
