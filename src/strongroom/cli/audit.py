@@ -61,7 +61,9 @@ def audit(
     broker: str | None,
     home: Path,
 ) -> int:
-    """Check the ledger: every entry, every hash, the signature, and that it continues what was remembered.
+    """Check the ledger, from a copy or against a broker.
+
+    Every entry, every hash, the signature, and that it continues what was remembered.
 
     With COPY, a directory written earlier, no network is needed and no broker is asked. Without, the broker's ledger
     is fetched, checked the same way and remembered in the home directory. Exit code 4 if anything does not hold.

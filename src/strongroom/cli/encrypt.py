@@ -43,7 +43,9 @@ def encrypt(
     home: Path,
     password: Callable[[], bytes],
 ) -> None:
-    """Encrypt tables (CSV, JSON lines, Parquet) into a new dataset directory.
+    """Encrypt tables into a new dataset directory.
+
+    SOURCE is CSV, JSON lines or Parquet.
 
     It happens on this machine, streaming: each column under its own key, the data key wrapped by the master key, the
     manifest signed by the owner. The directory may then be stored anywhere.
@@ -69,8 +71,8 @@ def encrypt(
             "manifest": manifest.digest,
             "custody": manifest.custody,
         },
-        text=(
-            f"{manifest.dataset} version {manifest.version}: {manifest.rows:,} rows, {len(manifest.columns)} columns, "
+        text=[
+            f"{manifest.dataset} version {manifest.version}: {manifest.rows:,} rows, {len(manifest.columns)} columns",
             f"{manifest.size:,} encrypted bytes in {target}",
-        ),
+        ],
     )

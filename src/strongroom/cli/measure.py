@@ -27,9 +27,9 @@ from strongroom.cli.verb import verb
     help="Measure the package in DIR instead of the one that runs.",
 )
 def measure(screen: Screen, *, roles: tuple[str, ...], tee: str, package: Path | None) -> None:
-    """Print the measurements of broker, driver, worker and egress, as the simulated TEE takes them.
+    """Print the measurements of broker, driver, worker and egress.
 
-    They are the reference values that owners put into policies (tee.measurements) and clients into their trust
+    Taken as the simulated TEE takes them, they are the reference values that owners put into policies (tee.measurements) and clients into their trust
     settings. One changed byte of the package, the interpreter or the entry point changes them.
     """
     from strongroom.attestation.roles import Role

@@ -69,8 +69,9 @@ def permit(
     home: Path,
     password: Callable[[], bytes],
 ) -> None:
-    """Write, check or sign the data-use policy in the TOML file POLICY.
+    """Write, check or sign a data-use policy.
 
+    POLICY is a TOML file.
     What a policy does not name, it denies. Signed, it goes to the broker with the dataset: see `strongroom register`.
     """
     from strongroom.digests import file_digest

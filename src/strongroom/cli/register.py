@@ -38,8 +38,9 @@ def register(
     home: Path,
     password: Callable[[], bytes],
 ) -> None:
-    """Enrol the encrypted dataset in DIRECTORY with its policy; without DIRECTORY, replace a registered policy.
+    """Enrol an encrypted dataset and its policy with a broker.
 
+    DIRECTORY is what `strongroom encrypt` wrote; without it, a registered policy is replaced by a newer one.
     The broker is attested first: the data key leaves this machine only sealed to a broker that proved its measurement.
     """
     from strongroom.parties.home import Home

@@ -20,7 +20,7 @@ from strongroom.cli.verb import broker_option, home_option, password_option, ver
 def revoke(
     screen: Screen, *, dataset: str, reason: str, broker: str | None, home: Path, password: Callable[[], bytes]
 ) -> None:
-    """Withdraw DATASET for good.
+    """Withdraw a dataset for good.
 
     The broker releases nothing more of it from this moment; leases end, and jobs that hold its keys wipe them and stop.
     """

@@ -60,10 +60,10 @@ class Screen:
         return table
 
     @contextmanager
-    def progress(self, label: str, *, total: int | None = None) -> Iterator[Callable[[int], None]]:
-        """Yield a function that takes how many more bytes are done; draws a bar if a person watches stderr."""
+    def progress(self, label: str) -> Iterator[Callable[[int, int], None]]:
+        """Yield a function that takes bytes done and bytes in all; draws a bar if a person watches stderr."""
         if self.as_json or not sys.stderr.isatty():
-            yield lambda _done: None
+            yield lambda _done, _total: None
             return
         columns = (
             TextColumn("{task.description}"),
@@ -73,8 +73,8 @@ class Screen:
             TimeRemainingColumn(),
         )
         with Progress(*columns, console=self._talk, transient=True) as bar:
-            task = bar.add_task(escape(label), total=total)
-            yield lambda done: bar.advance(task, done)
+            task = bar.add_task(escape(label), total=None)
+            yield lambda done, total: bar.update(task, completed=done, total=total)
 
     def fail(self, error: StrongroomError) -> None:
         """Print an error for people on stderr and, with ``as_json``, as an object on stdout."""

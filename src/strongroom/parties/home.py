@@ -7,11 +7,15 @@ the directory is for its owner's eyes alone. Nothing here ever talks to a networ
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
+from pyarrow import csv, parquet
 
 from strongroom.catalog import Identity, sign_identity, verify_identity
 from strongroom.digests import bytes_digest, frame
@@ -30,6 +34,7 @@ _FORMAT = "strongroom-identity-keys/1"
 _SEALED_FIELDS = {"format", "custody", "wrapped_key", "sealed"}
 _SEED = 32
 _PRIVATE = 0o600
+_JOB = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
 
 
 class HomeError(UsageError):
@@ -48,6 +53,27 @@ class PartyKeys:
     kem: KemKey = field(repr=False)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinishedJob:
+    """A job of this party that came to its end: ``outputs`` are the names and where the ciphertext was left."""
+
+    job: str
+    digest: str
+    broker: str
+    outputs: Mapping[str, Path]
+
+    def choose(self, output: str | None) -> str:
+        """Return the output called ``output``, or the only one; raise UsageError if that is none."""
+        names = ", ".join(self.outputs)
+        if output is None and len(self.outputs) == 1:
+            return next(iter(self.outputs))
+        if output is None:
+            raise UsageError(f"job {self.job} has {len(self.outputs)} outputs: {names}", hint="name one of them")
+        if output not in self.outputs:
+            raise UsageError(f"job {self.job} has no output {output[:80]!r}", hint=f"its outputs are: {names}")
+        return output
+
+
 class Home:
     """The directory of one party; created with mode 0700 when the identity is."""
 
@@ -58,16 +84,6 @@ class Home:
     def has_identity(self) -> bool:
         """Say whether an identity was created here."""
         return self._public.exists()
-
-    @property
-    def policies(self) -> Path:
-        """Return where signed policies are kept."""
-        return self.directory / "policies"
-
-    @property
-    def results(self) -> Path:
-        """Return where fetched results are kept."""
-        return self.directory / "results"
 
     @property
     def default_custody(self) -> str:
@@ -171,6 +187,44 @@ class Home:
         """Return what this party remembers of the broker's ledger."""
         name = bytes_digest(broker.url.encode()).partition(":")[2][:32]
         return CheckpointMemory(self.directory / "checkpoints" / f"{name}.json")
+
+    def remember_job(self, job: str, *, digest: str, broker: str, outputs: Iterable[Mapping[str, Any]]) -> None:
+        """Remember a finished job, so that its results can be fetched by its id."""
+        self._jobs.mkdir(mode=0o700, parents=True, exist_ok=True)
+        places = {str(output["name"]): str(output["directory"]) for output in outputs}
+        text = json.dumps({"digest": digest, "broker": broker, "outputs": places}, indent=2)
+        replace_file(self._job(job), text.encode(), mode=_PRIVATE)
+
+    def recall_job(self, job: str) -> FinishedJob:
+        """Return the finished job with this id; raise UsageError if this home knows none."""
+        path = self._job(job)
+        if not path.exists():
+            known = ", ".join(sorted(one.stem for one in self._jobs.glob("*.json"))) or "none"
+            raise UsageError(f"{self.directory} knows no job {job[:80]!r}", hint=f"finished jobs: {known}")
+        value = self._read_json(path)
+        try:
+            outputs = {name: Path(place) for name, place in value["outputs"].items()}
+            return FinishedJob(job=job, digest=value["digest"], broker=value["broker"], outputs=outputs)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise self._damaged(path, "not a finished job") from error
+
+    def write_result(self, table: pa.Table, target: Path) -> None:
+        """Write a fetched result to ``target``, readable by its owner only: CSV or, by default, Parquet."""
+        sink = pa.BufferOutputStream()
+        if target.suffix == ".csv":
+            csv.write_csv(table, sink)
+        else:
+            parquet.write_table(table, sink)
+        replace_file(target, sink.getvalue().to_pybytes(), mode=_PRIVATE)
+
+    @property
+    def _jobs(self) -> Path:
+        return self.directory / "jobs"
+
+    def _job(self, job: str) -> Path:
+        if not _JOB.fullmatch(job):
+            raise UsageError(f"not a job's id: {job[:80]!r}", hint="`strongroom submit` prints it")
+        return self._jobs / f"{job}.json"
 
     @property
     def _public(self) -> Path:

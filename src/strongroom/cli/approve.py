@@ -1,0 +1,63 @@
+"""``strongroom approve``: list the outputs that wait for this owner, or approve one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from strongroom.cli.screen import Screen
+from strongroom.cli.verb import broker_option, home_option, password_option, verb
+from strongroom.errors import UsageError
+
+
+@verb(examples=("strongroom approve", "strongroom approve 3f9a... --yes"))
+@click.argument("output", required=False)
+@click.option("--yes", is_flag=True, help="Do not ask again.")
+@broker_option
+@home_option
+@password_option
+def approve(
+    screen: Screen,
+    *,
+    output: str | None,
+    yes: bool,
+    broker: str | None,
+    home: Path,
+    password: Callable[[], bytes],
+) -> None:
+    """List the outputs that wait for approval, or approve one.
+
+    An approval says yes to exactly the bytes whose digest is shown, and stands in the ledger.
+    """
+    from strongroom.parties.home import Home
+    from strongroom.parties.owner import Owner
+
+    place = Home(home)
+    trusted = place.broker(broker)
+    owner = Owner.at_home(place, password=password, broker=trusted)
+    client = owner.attest_broker(trusted.url)
+    try:
+        waiting = owner.pending(broker=client)
+        if output is None:
+            columns = ("output", "name", "job", "rows", "digest")
+            rows = [[getattr(one, name) for name in ("output_id", "name", "job", "rows", "digest")] for one in waiting]
+            screen.result(
+                {"pending": [dict(zip(columns, row, strict=True)) for row in rows]},
+                text=(screen.table("Waiting for your approval", columns, rows),)
+                if rows
+                else ("nothing waits for you",),
+            )
+            return
+        chosen = next((one for one in waiting if one.output_id == output), None)
+        if chosen is None:
+            raise UsageError(
+                f"no output {output[:80]!r} waits for this owner", hint="`strongroom approve` lists those that do"
+            )
+        if not yes and not click.confirm(f"Approve {chosen.name} of job {chosen.job}, {chosen.digest}?", err=True):
+            raise UsageError("not approved", hint="run it again and say yes, or give --yes")
+        owner.approve(chosen, broker=client)
+    finally:
+        client.close()
+    screen.result({"approved": chosen.output_id, "digest": chosen.digest}, text=(f"approved: {chosen.output_id}",))

@@ -1,0 +1,138 @@
+"""``strongroom attest``: verify a quote from a file, or attest a running broker."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from strongroom.cli.screen import Screen
+from strongroom.cli.verb import VerbGroup, broker_option, home_option, verb
+from strongroom.errors import UsageError
+
+NOT_TRUSTED = 4
+
+
+@click.group(cls=VerbGroup)
+def attest() -> None:
+    """Verify a quote from a file, or attest a running broker."""
+
+
+@verb(
+    name="verify",
+    group=attest,
+    examples=(
+        "strongroom attest verify quote.bin --collateral collateral.json",
+        "strongroom attest verify quote.bin --collateral collateral.json --policy accept.toml --json",
+        "strongroom attest verify quote.bin --collateral platform/collateral.json --root platform/root.der",
+    ),
+)
+@click.argument("quote", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option(
+    "--collateral",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="The vendor's collateral for the quote's platform (QuoteCollateralV3 in JSON).",
+)
+@click.option(
+    "--root",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="DER",
+    help="Verify under this root instead of Intel's; the result is then marked simulated.",
+)
+@click.option("--at", type=float, metavar="UNIX", help="Verify as of this time (seconds since 1970) instead of now.")
+@click.option(
+    "--policy",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="An appraisal policy (TOML); without one only facts are stated.",
+)
+def _verify(
+    screen: Screen, *, quote: Path, collateral: Path | None, root: Path | None, at: float | None, policy: Path | None
+) -> int:
+    """Verify the QUOTE in a file: genuine, intact, not revoked, not debug.
+
+    QUOTE is raw bytes, hexadecimal text or evidence in JSON. Exit code 0 if it is verified (and, with
+    a policy, accepted), else 4. Nothing binds a quote in a file to anybody: a verified one is no reason to give anyone anything.
+    """
+    from strongroom.attestation.anchors import INTEL, TrustAnchor
+    from strongroom.attestation.criteria import AppraisalPolicy
+    from strongroom.attestation.facts import verify_quote
+    from strongroom.parties.inspection import read_quote
+
+    anchor = INTEL if root is None else TrustAnchor(root_der=root.read_bytes(), simulated=True)
+    facts = verify_quote(
+        read_quote(quote),
+        collateral="" if collateral is None else _text(collateral),
+        now=datetime.now(UTC) if at is None else _time(at),
+        anchor=anchor,
+        policy=None if policy is None else AppraisalPolicy.parse(_text(policy)),
+    )
+    if collateral is None and facts["step"] == "collateral":
+        facts |= {"reason": "no collateral was given", "hint": "name the platform's collateral: --collateral FILE"}
+    if anchor.simulated:
+        screen.warn_simulated()
+    screen.result(facts, text=_lines(facts))
+    return 0 if facts["verdict"] == "verified" and facts.get("accepted", True) else NOT_TRUSTED
+
+
+@verb(
+    name="broker",
+    group=attest,
+    examples=("strongroom attest broker", "strongroom attest broker --broker https://broker.example:7443 --json"),
+)
+@broker_option
+@home_option
+def _broker(screen: Screen, *, broker: str | None, home: Path) -> None:
+    """Attest a broker this party trusts: fresh evidence, over this very connection, of an expected measurement."""
+    from strongroom.parties.auditor import Auditor
+    from strongroom.parties.home import Home
+
+    place = Home(home)
+    trusted = place.broker(broker)
+    client = Auditor(trust=trusted.trust(), memory=place.memory(trusted)).attest_broker(trusted.url)
+    try:
+        result = client.attestation.to_json()
+    finally:
+        client.close()
+    if trusted.simulated:
+        screen.warn_simulated()
+    screen.result(
+        {"broker": trusted.url, **result},
+        text=(
+            f"{trusted.url} is attested",
+            f"measurement  {result['measurement']}",
+            f"TCB          {result['tcb_status']}, tier {result['tier']}",
+        ),
+    )
+
+
+def _lines(facts: dict[str, Any]) -> list[str]:
+    lines = [facts["verdict"]]
+    if facts["verdict"] == "verified":
+        advisories = ", ".join(facts["advisories"]) or "none"
+        lines += [f"status      {facts['status']}", f"advisories  {advisories}"]
+        lines += [f"{name:11} {value}" for name, value in facts["claims"].items() if isinstance(value, str | int)]
+    else:
+        lines += [f"step        {facts['step']}", f"reason      {facts['reason']}"]
+        lines += [f"hint        {facts['hint']}"] if facts["hint"] else []
+    if "accepted" in facts:
+        lines.append("accepted by the policy" if facts["accepted"] else "not accepted by the policy:")
+        lines += [f"  - {reason['step']}: {reason['reason']}" for reason in facts["reasons"]]
+    return lines
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text()
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{file} is not text", hint="collateral is JSON, a policy is TOML") from error
+
+
+def _time(at: float) -> datetime:
+    try:
+        return datetime.fromtimestamp(at, UTC)
+    except (ValueError, OverflowError, OSError) as error:
+        raise UsageError(f"{at} is no time", hint="give seconds since 1970, as `date +%s` prints them") from error

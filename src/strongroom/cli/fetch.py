@@ -1,0 +1,89 @@
+"""``strongroom fetch``: get a finished job's result, decrypted at home."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from strongroom.cli.screen import Screen
+from strongroom.cli.verb import home_option, password_option, verb
+from strongroom.errors import UsageError
+
+_SHOWN = 20
+
+
+@verb(
+    examples=(
+        "strongroom fetch 7c1e...",
+        "strongroom fetch 7c1e... delays --to delays.parquet",
+        "strongroom fetch 7c1e... delays --to delays.csv --json",
+    )
+)
+@click.argument("job")
+@click.argument("output", required=False)
+@click.option(
+    "--to",
+    "target",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Write the rows, in plaintext, to this .parquet or .csv file; without it, the first rows are printed.",
+)
+@click.option(
+    "--from",
+    "location",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Where the encrypted output lies, if it was moved since the job ended.",
+)
+@home_option
+@password_option
+def fetch(
+    screen: Screen,
+    *,
+    job: str,
+    output: str | None,
+    target: Path | None,
+    location: Path | None,
+    home: Path,
+    password: Callable[[], bytes],
+) -> None:
+    """Get a finished job's result and decrypt it here.
+
+    Asks the attested broker for the result's key and verifies every file. OUTPUT may be left out if JOB has only one.
+    While approvals are missing, or after an owner revoked, the answer is a refusal with its reasons (exit code 3).
+    """
+    from strongroom.parties.analyst import Analyst
+    from strongroom.parties.home import Home
+
+    if target is not None and target.suffix not in (".parquet", ".csv"):
+        raise UsageError(f"cannot write {target.suffix or 'that'}", hint="name a .parquet or a .csv file")
+    place = Home(home)
+    known = place.recall_job(job)
+    chosen = known.choose(output)
+    trusted = place.broker(known.broker)
+    keys = place.open_keys(password)
+    analyst = Analyst(keys.signing, keys.kem, trust=trusted.trust(), memory=place.memory(trusted))
+    if trusted.simulated:
+        screen.warn_simulated()
+    client = analyst.attest_broker(trusted.url)
+    try:
+        table = analyst.fetch(
+            broker=client, digest=known.digest, output=chosen, location=location or known.outputs[chosen]
+        )
+    finally:
+        client.close()
+    if target is not None:
+        place.write_result(table, target)
+    shown = table.slice(0, _SHOWN).to_pylist()
+    facts = {"job": job, "output": chosen, "rows": table.num_rows, "columns": table.column_names}
+    screen.result(
+        {**facts, "file": str(target)} if target else {**facts, "result": table.to_pylist()},
+        text=(f"{table.num_rows:,} rows of {chosen} written to {target}",)
+        if target
+        else (
+            screen.table(chosen, table.column_names, [list(row.values()) for row in shown]),
+            f"{table.num_rows:,} rows",
+        ),
+    )

@@ -1,0 +1,167 @@
+"""``strongroom submit``: sign a job, have it placed, attest its driver, hand it over and follow it to its end."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from strongroom.cli.screen import Screen
+from strongroom.cli.verb import broker_option, home_option, password_option, verb
+from strongroom.errors import UsageError
+
+if TYPE_CHECKING:
+    from strongroom.jobs import JobDraft
+
+CLUSTERS = ("process", "standalone", "k8s")
+_ENGINES = {"sql": "embedded", "spark": "spark"}
+
+
+@verb(
+    examples=(
+        "strongroom submit delays.toml --dry-run",
+        "strongroom submit delays.toml --platform platform/",
+        "strongroom submit delays.toml --platform platform/ --json",
+    )
+)
+@click.argument("job", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="JOB.toml")
+@click.option(
+    "--cluster", type=click.Choice(CLUSTERS), default="process", show_default=True, help="Where it is placed."
+)
+@click.option("--dry-run", is_flag=True, help="Print what would be created and create nothing; takes no password.")
+@click.option(
+    "--platform",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="The simulated platform that starts the processes on this machine; it protects nothing.",
+)
+@click.option(
+    "--directory",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Where the job's processes work and leave their encrypted outputs; by default ./NAME.job.",
+)
+@broker_option
+@home_option
+@password_option
+def submit(
+    screen: Screen,
+    *,
+    job: Path,
+    cluster: str,
+    dry_run: bool,
+    platform: Path | None,
+    directory: Path | None,
+    broker: str | None,
+    home: Path,
+    password: Callable[[], bytes],
+) -> None:
+    """Sign, place, attest and follow a job.
+
+    Signs JOB.toml and submits it to the broker, where every owner's policy may refuse it; starts the driver, attests it over
+    this very connection, and only then hands over the job and its ticket. Follows it to its end.
+    """
+    from strongroom.attestation.simulated.platform import SimulatedPlatform
+    from strongroom.jobs import load_job
+    from strongroom.parties.analyst import Analyst
+    from strongroom.parties.home import Home
+
+    draft = load_job(job)
+    if dry_run:
+        plan = _plan(draft, cluster=cluster, directory=directory)
+        screen.result(plan, text=_plan_lines(plan))
+        return
+    if cluster != "process":
+        raise UsageError(f"this version cannot place a job on {cluster}", hint="use --cluster process")
+    if platform is None:
+        raise UsageError(
+            "a job on this machine needs a simulated platform to start its processes",
+            hint="add --platform DIR: the folder that the broker was started with",
+        )
+    place = Home(home)
+    trusted = place.broker(broker)
+    keys = place.open_keys(password)
+    analyst = Analyst(keys.signing, keys.kem, trust=trusted.trust(), memory=place.memory(trusted))
+    screen.warn_simulated()
+    client = analyst.attest_broker(trusted.url)
+    try:
+        client.enrol_member(place.identity_statement())
+        report = analyst.run(
+            job,
+            broker=client,
+            host=SimulatedPlatform(platform, tee="tdx" if draft.tee == "tdx" else "sgx"),
+            engine=_ENGINES[draft.kind],
+            directory=directory or Path(f"{draft.name}.job").absolute(),
+            on_event=lambda name, facts: _tell(screen, name, facts),
+        )
+    finally:
+        client.close()
+    place.remember_job(report.job, digest=report.digest, broker=trusted.url, outputs=report.outputs)
+    outputs = [dict(output) for output in report.outputs]
+    screen.result(
+        {
+            "job": report.job,
+            "digest": report.digest,
+            "outputs": outputs,
+            "timings": dict(report.timings),
+            "simulated": report.simulated,
+        },
+        text=(
+            f"job {report.job} is done",
+            *(f"output {output['name']}: strongroom fetch {report.job} {output['name']}" for output in outputs),
+        ),
+    )
+
+
+def _plan(draft: JobDraft, *, cluster: str, directory: Path | None) -> dict[str, Any]:
+    """Return what a submission would create; it holds digests and names, and nothing secret."""
+    workers = draft.workers if draft.kind == "spark" else 0
+    processes = [
+        {"role": "driver", "count": 1, "tee": draft.tee},
+        {
+            "role": "worker",
+            "count": workers,
+            "tee": draft.tee,
+            "cores": draft.worker_cores,
+            "memory": draft.worker_memory,
+        },
+        {"role": "egress", "count": 1, "tee": draft.tee},
+    ]
+    return {
+        "job": draft.name,
+        "kind": draft.kind,
+        "engine": _ENGINES[draft.kind],
+        "cluster": cluster,
+        "purpose": draft.purpose,
+        "program": f"sha256:{hashlib.sha256(draft.program).hexdigest()}",
+        "inputs": {
+            name: {"owner": str(one.owner), "columns": list(one.columns), "location": one.location}
+            for name, one in draft.inputs.items()
+        },
+        "outputs": {name: {"recipients": list(map(str, one.recipients))} for name, one in draft.outputs.items()},
+        "processes": [process for process in processes if process["count"]],
+        "directory": str(directory or Path(f"{draft.name}.job")),
+    }
+
+
+def _plan_lines(plan: Mapping[str, Any]) -> list[str]:
+    return [
+        f"job {plan['job']}: {plan['kind']} on {plan['engine']}, for {plan['purpose']!r}, placed by {plan['cluster']}",
+        f"program {plan['program']}",
+        *(
+            f"reads {', '.join(one['columns'])} of {name}, {one['owner']}'s, from {one['location']}"
+            for name, one in plan["inputs"].items()
+        ),
+        *(f"gives {name} to {', '.join(one['recipients'])}" for name, one in plan["outputs"].items()),
+        *(f"starts {one['count']} {one['role']} in {one['tee']}" for one in plan["processes"]),
+    ]
+
+
+def _tell(screen: Screen, name: str, facts: Mapping[str, Any]) -> None:
+    if name.startswith("host-"):
+        return
+    shown = ", ".join(f"{key} {value}" for key, value in facts.items() if isinstance(value, str | int | float))
+    screen.say(f"{name.replace('-', ' ')}{': ' if shown else ''}{shown[:200]}")
