@@ -113,7 +113,7 @@ class Refusals:
             launcher = world.analyst.launch(submitted, host=world.platform, engine="embedded", directory=directory)
             try:
                 channel = world.analyst.attest_driver(submitted, launcher.start_address)
-                evidence = channel.peer_evidence
+                evidence = channel.evidence
                 channel.close()
             finally:
                 launcher.stop()

@@ -17,17 +17,17 @@ from strongroom.broker.client import WorkloadSession
 from strongroom.digests import frame, parse_text
 from strongroom.envelope import hpke
 from strongroom.envelope.keys import DataKey, DatasetKeys
-from strongroom.envelope.manifest import Manifest
-from strongroom.envelope.table import open_table, write_table
+from strongroom.envelope.table import open_table
 from strongroom.errors import RefusedError, StrongroomError
 from strongroom.jobs.spec import JobSpec
 from strongroom.policy.evaluate import Refusal
 from strongroom.policy.fusion import FusedPolicy
-from strongroom.statements import SigningKey
+from strongroom.statements import SigningKey, Statement, VerifyKey
 from strongroom.workload.handover import MessageError
 from strongroom.workload.hostline import HostLine
 from strongroom.workload.keyring import output_dataset
 from strongroom.workload.outbox import OutputDraft
+from strongroom.workload.parcel import accept, pack
 from strongroom.workload.worker import Member, member_arguments
 from strongroom.egress.ruling import OutputFacts, Release, rule
 
@@ -82,8 +82,9 @@ class Egress(Member):
         recipients: Mapping[str, bytes],
     ) -> dict[str, Any]:
         """Check one draft, encrypt it to its recipients and deposit their keys at the broker."""
-        keys = DatasetKeys.from_dek(output_key, dataset=output_dataset(draft.name), version=1, columns=draft.columns)
-        drafted = Manifest.decode(draft.manifest)
+        statement = Statement.decode(draft.manifest)
+        drafted = accept(draft.manifest, signer=VerifyKey(statement.signer))  # the attested driver says who signed
+        keys = DatasetKeys.from_dek(output_key, dataset=output_dataset(draft.name), version=1, columns=drafted.columns)
         table = open_table(Path(draft.directory), keys, manifest=drafted).to_table()
         declared = spec.outputs.get(draft.name)
         facts = OutputFacts(
@@ -104,7 +105,7 @@ class Egress(Member):
         dataset = f"result.{self.digest[-16:]}.{ruling.name}"
         keys = DatasetKeys.from_dek(dek, dataset=dataset, version=1, columns=tuple(table.column_names))
         directory = self._directory / "results" / ruling.name
-        manifest = write_table(table, directory, keys, signer=signer)
+        manifest = pack(table, directory, keys, signer=signer)
         info = frame(b"strongroom/result/v1", self.digest.encode(), ruling.name.encode(), manifest.digest.encode())
         sealed = {
             str(recipient): hpke.seal(recipients[recipient.fingerprint], keys.encode(), info=info)

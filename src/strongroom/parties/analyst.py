@@ -21,14 +21,15 @@ from strongroom.broker.client import BrokerClient, Ticket
 from strongroom.digests import frame, parse_text
 from strongroom.envelope.hpke import KemKey
 from strongroom.envelope.keys import DatasetKeys
-from strongroom.envelope.table import open_table, read_result_manifest
+from strongroom.envelope.manifest import read_manifest, verify_manifest
+from strongroom.envelope.table import open_table
 from strongroom.errors import EvidenceError, LedgerError, RefusedError, StrongroomError, TransportError
 from strongroom.jobs.launch import Launcher, TeeHost
 from strongroom.jobs.launch.placement import PlacementEvent
 from strongroom.jobs.spec import SignedJob, job_digest, load_job, sign_job
 from strongroom.ledger.memory import CheckpointMemory
 from strongroom.parties.trust import Trust
-from strongroom.statements import SigningKey
+from strongroom.statements import SigningKey, VerifyKey
 from strongroom.workload.handover import BrokerAddress, Handover
 
 _SILENCE_SECONDS = 3600.0
@@ -101,7 +102,7 @@ class Analyst:
 
         launcher = Launcher(host, directory=directory, job_digest=submitted.digest, engine=engine, on_event=forward)
         if engine == "spark":
-            launcher.want("worker", submitted.signed.spec.workers)
+            launcher.want("worker", submitted.signed.verify().workers)
         launcher.want("egress", 1)
         started = time.monotonic()
         launcher.start()
@@ -193,7 +194,7 @@ class Analyst:
         Raises RefusedError while approvals are missing or after a revocation.
         """
         answer = broker.fetch_result(digest, output, self.key)
-        manifest = read_result_manifest(location, signer=answer.signer)
+        manifest = verify_manifest(read_manifest(location), owner=VerifyKey(answer.signer))
         if manifest.digest != answer.manifest_digest:
             raise LedgerError(
                 f"{location} holds another result than the one egress released",

@@ -11,10 +11,36 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from strongroom.attestation.appraisal import AttestationResult, TrustAnchor, Verifier
-from strongroom.attestation.collateral import CollateralSource, FileCollateral
+from strongroom.attestation.anchors import INTEL, TrustAnchor
+from strongroom.attestation.appraisal import AttestationResult, CollateralSource, Verifier
+from strongroom.attestation.failures import CollateralError
+from strongroom.attestation.memory import CollateralMemory
 from strongroom.attestation.roles import Role
 from strongroom.errors import EvidenceError, UsageError
+
+
+_MAX_COLLATERAL_BYTES = 4 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CollateralFile:
+    """Collateral for one platform in one file (QuoteCollateralV3 JSON), read anew for each appraisal."""
+
+    path: Path | None
+
+    def collateral(self, quote: bytes) -> str:
+        """Return the file's text; raise CollateralError if there is none. What it says is verified like any other."""
+        del quote
+        if self.path is None:
+            raise CollateralError(
+                "no collateral for a real platform is at hand",
+                hint="fetch it from a PCCS into a file (QuoteCollateralV3 JSON) and name that file",
+            )
+        try:
+            with self.path.open("rb") as stream:
+                return stream.read(_MAX_COLLATERAL_BYTES).decode()
+        except (OSError, UnicodeDecodeError) as error:
+            raise CollateralError(f"cannot read collateral from {self.path}", hint="fetch it again") from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +50,15 @@ class Trust:
     anchor: TrustAnchor
     collateral: CollateralSource
     measurements: Mapping[Role, frozenset[str]]
+
+    @classmethod
+    def intel(cls, *, measurements: Mapping[Role, Collection[str]], collateral: Path | None = None) -> Self:
+        """Trust Intel's root, compiled in, with the collateral in the file ``collateral``."""
+        return cls(
+            anchor=INTEL,
+            collateral=CollateralFile(path=collateral),
+            measurements={role: frozenset(values) for role, values in measurements.items()},
+        )
 
     @classmethod
     def simulated(cls, platform: Path, *, measurements: Mapping[Role, Collection[str]]) -> Self:
@@ -36,13 +71,13 @@ class Trust:
             )
         return cls(
             anchor=TrustAnchor(root_der=root.read_bytes(), simulated=True),
-            collateral=FileCollateral(collateral),
+            collateral=CollateralFile(path=collateral),
             measurements={role: frozenset(values) for role, values in measurements.items()},
         )
 
     def verifier(self) -> Verifier:
         """Return a verifier for this trust."""
-        return Verifier(self.anchor, self.collateral)
+        return Verifier(self.anchor, self.collateral, memory=CollateralMemory())
 
     def expect(self, result: AttestationResult, role: Role) -> None:
         """Raise EvidenceError unless ``result`` measures as ``role`` is expected to."""

@@ -20,6 +20,7 @@ from typing import Any
 from strongroom.attestation import providers
 from strongroom.attestation.appraisal import Verifier
 from strongroom.attestation.channel import AttestedChannel, Listener
+from strongroom.attestation.memory import CollateralMemory
 from strongroom.attestation.roles import Role
 from strongroom.attestation.workload_keys import WorkloadKeys
 from strongroom.broker.client import BrokerClient, WorkloadSession
@@ -55,7 +56,7 @@ class Driver:
         self._host = host
         self._tee = providers.detect()
         self._keys = WorkloadKeys.generate()
-        self._verifier = Verifier(self._tee.anchor(), self._tee.collateral_source())
+        self._verifier = Verifier(self._tee.anchor(), self._tee.collateral_source(), memory=CollateralMemory())
         self._ring = KeyRing()
         self._timings: dict[str, float] = {}
         self._drafts: list[OutputDraft] = []
@@ -154,10 +155,10 @@ class Driver:
                 step="job digest",
                 hint="submit the job anew",
             )
-        if self._client.peer_party != spec.analyst:
+        if self._client.party != spec.analyst:
             raise RefusedError(
                 "the job was handed over by somebody else than its analyst",
-                reasons=(f"the client is {self._client.peer_party}, the job is by {spec.analyst}",),
+                reasons=(f"the client is {self._client.party}, the job is by {spec.analyst}",),
             )
         if spec.kind != "sql" and self._engine_name == "embedded":
             raise RefusedError(f"the embedded engine runs sql jobs, not {spec.kind}", hint="use --cluster standalone")

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from strongroom.attestation.roles import Role
-from strongroom.envelope.manifest import Manifest
-from strongroom.envelope.table import open_table, read_manifest, write_table
+from strongroom.envelope.manifest import Manifest, read_manifest, verify_manifest
+from strongroom.envelope.table import open_table
 from strongroom.errors import EnvelopeError
 from strongroom.jobs.spec import JobInput, JobSpec
 from strongroom.policy.fusion import FusedPolicy
@@ -25,7 +25,9 @@ from strongroom.policy.query import check_sql
 from strongroom.workload.handover import ClusterJoin
 from strongroom.workload.keyring import KeyRing, output_dataset
 from strongroom.workload.members import Members
+from strongroom.statements import SigningKey
 from strongroom.workload.outbox import OutputDraft
+from strongroom.workload.parcel import pack, sign_for
 from strongroom.workload.scratch import make_scratch
 
 if TYPE_CHECKING:
@@ -52,6 +54,7 @@ class JobEngine:
         self.policy = policy
         self.outbox = directory / "outbox"
         self.outbox.mkdir(parents=True, exist_ok=True)
+        self.signer = SigningKey.generate(name="driver")
         self.manifests = {name: input_manifest(name, wanted, ring.dataset(name)) for name, wanted in spec.inputs.items()}
         self.columns = {name: self.ring.dataset(name).columns for name in spec.inputs}
 
@@ -63,9 +66,9 @@ class JobEngine:
         """Return the result of a query over the inputs."""
         raise NotImplementedError
 
-    def draft(self, name: str, directory: Path, columns: tuple[str, ...], manifest: str) -> OutputDraft:
+    def draft(self, name: str, directory: Path, manifest: Manifest) -> OutputDraft:
         """Return the description of an output that was written into the outbox."""
-        return OutputDraft(name=name, directory=str(directory), columns=columns, manifest=manifest)
+        return OutputDraft(name=name, directory=str(directory), manifest=manifest.statement.encode())
 
 
 class EmbeddedJobEngine(JobEngine):
@@ -108,8 +111,8 @@ class EmbeddedJobEngine(JobEngine):
         table = frame if isinstance(frame, pa.Table) else pa.Table.from_pandas(frame, preserve_index=False)
         directory = self.outbox / f"{name}-{secrets.token_hex(4)}"
         columns = tuple(table.column_names)
-        manifest = write_table(table, directory, self.ring.output(name, columns))
-        return self.draft(name, directory, columns, manifest.encode())
+        manifest = pack(table, directory, self.ring.output(name, columns), signer=self.signer)
+        return self.draft(name, directory, manifest)
 
     def close(self) -> None:
         """Stop whatever query runs and forget the tables."""
@@ -190,15 +193,20 @@ class SparkJobEngine(JobEngine):
 
     def write(self, frame: Any, name: str) -> OutputDraft:  # noqa: ANN401
         """Encrypt a Spark DataFrame (or a pandas frame) into the outbox, by the executors."""
-        from strongroom.envelope.table import describe_files
+        from pyspark.sql import Observation
+        from pyspark.sql import functions as F  # noqa: N812  as everybody calls it
 
         if not hasattr(frame, "sparkSession"):
             frame = self.session.createDataFrame(frame)
         directory = self.outbox / f"{name}-{secrets.token_hex(4)}"
         columns = tuple(frame.columns)
-        self._spark.write_encrypted(frame, directory, dataset=output_dataset(name), version=1)
-        manifest = describe_files(directory, self.ring.output(name, columns))
-        return self.draft(name, directory, columns, manifest.encode())
+        written = Observation()
+        counted = frame.observe(written, F.count(F.lit(1)).alias("rows"))
+        self._spark.write_encrypted(counted, directory, dataset=output_dataset(name), version=1)
+        rows = int(written.get["rows"])
+        return self.draft(
+            name, directory, sign_for(directory, self.ring.output(name, columns), rows=rows, signer=self.signer)
+        )
 
     def close(self) -> None:
         """Stop Spark and remove the scratch directory; safe to call twice."""
@@ -227,7 +235,7 @@ def open_engine(
 
 def input_manifest(name: str, wanted: JobInput, keys: DatasetKeys) -> Manifest:
     """Return the verified manifest of an input, or raise EnvelopeError unless it is the released dataset and version."""
-    manifest = read_manifest(Path(wanted.location), owner=wanted.owner)
+    manifest = verify_manifest(read_manifest(Path(wanted.location)), owner=wanted.owner)
     if (manifest.dataset, manifest.version) != (name, keys.version):
         raise EnvelopeError(
             f"{wanted.location} holds {manifest.dataset}@{manifest.version}, the released keys are of {name}@{keys.version}",

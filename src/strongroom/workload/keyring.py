@@ -59,12 +59,12 @@ class KeyRing:
         if dataset.startswith(_OUTPUT_PREFIX):
             name = dataset.removeprefix(_OUTPUT_PREFIX)
             column = rest.partition("/column/")[2]
-            return self.output(name, (column,) if column else ()).keys[key_id]
+            return self.output(name, (column,) if column else ()).key(key_id)
         with self._lock:
             self._check()
             for keys in self._datasets.values():
-                if key_id in keys.keys:
-                    return keys.keys[key_id]
+                if key_id in keys:
+                    return keys.key(key_id)
         raise EnvelopeError(
             f"key {key_id!r} was not released to this process",
             hint="the policy withholds this column, or the job did not ask for it",
@@ -74,7 +74,11 @@ class KeyRing:
         """Forget every key; from now on each request fails with ``reason``."""
         with self._lock:
             self._withdrawn = reason or "the keys were withdrawn"
+            for keys in self._datasets.values():
+                keys.wipe()
             self._datasets.clear()
+            if self._output is not None:
+                self._output.wipe()
             self._output = None
 
     @property

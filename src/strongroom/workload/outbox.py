@@ -15,11 +15,10 @@ from strongroom.errors import EnvelopeError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutputDraft:
-    """An output on its way to egress: its name, its encrypted files and its columns."""
+    """An output on its way to egress: its name, its encrypted files and the signed manifest over them."""
 
     name: str
     directory: str
-    columns: tuple[str, ...]
     manifest: str
 
     def encode(self) -> dict[str, Any]:
@@ -27,7 +26,6 @@ class OutputDraft:
         return {
             "name": self.name,
             "directory": self.directory,
-            "columns": list(self.columns),
             "manifest": self.manifest,
         }
 
@@ -38,7 +36,6 @@ class OutputDraft:
             return cls(
                 name=str(value["name"]),
                 directory=str(value["directory"]),
-                columns=tuple(str(column) for column in value["columns"]),
                 manifest=str(value["manifest"]),
             )
         except (KeyError, TypeError) as error:

@@ -15,16 +15,18 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from strongroom.attestation import providers
 from strongroom.attestation.appraisal import Verifier
 from strongroom.attestation.channel import AttestedChannel, connect
+from strongroom.attestation.memory import CollateralMemory
 from strongroom.attestation.roles import Role
 from strongroom.attestation.workload_keys import WorkloadKeys
 from strongroom.broker.client import BrokerClient
 from strongroom.digests import parse_text
 from strongroom.errors import EvidenceError, RefusedError, StrongroomError
-from strongroom.jobs.spec import JobSpec, job_digest, read_job
+from strongroom.jobs.spec import JobSpec, job_digest, verify_spec
 from strongroom.ledger.memory import CheckpointMemory
 from strongroom.statements import Statement
 from strongroom.workload.agent import KeyAgent
@@ -33,6 +35,9 @@ from strongroom.workload.hostline import HostLine
 from strongroom.workload.keyring import KeyRing
 from strongroom.workload.lease import LeaseKeeper
 from strongroom.workload.scratch import make_scratch
+
+if TYPE_CHECKING:
+    from strongroom.workload.spark.cluster import ExecutorProcess
 
 _DRIVER_DEADLINE = 120.0
 _JOB_DEADLINE = 24 * 3600.0
@@ -47,7 +52,7 @@ class Member:
         self.digest = digest
         self.tee = providers.detect()
         self.keys = WorkloadKeys.generate()
-        self.verifier = Verifier(self.tee.anchor(), self.tee.collateral_source())
+        self.verifier = Verifier(self.tee.anchor(), self.tee.collateral_source(), memory=CollateralMemory())
         self.channel: AttestedChannel = connect(
             driver,
             keys=self.keys,
@@ -68,7 +73,7 @@ class Member:
         statement = Statement.decode(admission.statement)
         if job_digest(statement) != self.digest:
             raise EvidenceError("the driver runs another job than this process was started for", step="job digest")
-        return admission, read_job(statement)
+        return admission, verify_spec(statement)
 
     def attest_broker(self, admission: Admission) -> BrokerClient:
         """Attest the broker that the driver named, against the same checkpoint."""
@@ -83,11 +88,12 @@ class Member:
 class Worker(Member):
     """One worker of a job, with one executor."""
 
-    def __init__(self, *, driver: tuple[str, int], digest: str) -> None:
+    def __init__(self, *, driver: tuple[str, int], digest: str, directory: Path) -> None:
         super().__init__(role=Role.WORKER, driver=driver, digest=digest)
+        self._directory = directory
         self._ring = KeyRing()
         self._scratch: Path | None = None
-        self._executor: object | None = None
+        self._executor: ExecutorProcess | None = None
 
     def work(self) -> int:
         """Run until the driver says stop, the executor ends or a lease is lost; return the exit code."""
@@ -123,6 +129,8 @@ class Worker(Member):
                 app_id=join.app_id,
                 agent_socket=agent.path,
                 work_dir=self._scratch,
+                inputs=[Path(wanted.location) for wanted in spec.inputs.values()],
+                outbox=self._directory / "outbox",
             )
             self._executor = executor
             executor.start()
@@ -148,7 +156,7 @@ class Worker(Member):
 
     def _clear(self) -> None:
         if self._executor is not None:
-            self._executor.kill()  # type: ignore[attr-defined]
+            self._executor.kill()
         if self._scratch is not None:
             shutil.rmtree(self._scratch, ignore_errors=True)
 
@@ -171,7 +179,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     line = HostLine.take()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        return Worker(driver=arguments.driver, digest=arguments.job_digest).work()
+        worker = Worker(driver=arguments.driver, digest=arguments.job_digest, directory=arguments.directory)
+        return worker.work()
     except RefusedError as error:
         line.say("refused", message=error.message, reasons=list(error.reasons))
         return error.exit_code
