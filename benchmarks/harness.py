@@ -101,12 +101,22 @@ class Runs:
         return statistics.median(a.wall / b.wall for a, b in zip(self.costs[name], self.costs[to], strict=True))
 
 
-def interleave(works: Mapping[str, Callable[[], object]], *, rounds: int, warm_up: int = 1) -> Runs:
-    """Run every work once a round, in alternating order, and return their costs without the warm-up."""
+def interleave(
+    works: Mapping[str, Callable[[], object]],
+    *,
+    rounds: int,
+    warm_up: int = 1,
+    tidy: Callable[[], object] = lambda: None,
+) -> Runs:
+    """Run every work once a round, in alternating order, and return their costs without the warm-up.
+
+    ``tidy`` runs before each work and is not counted.
+    """
     costs: dict[str, list[Cost]] = {name: [] for name in works}
     for number in range(warm_up + rounds):
         order = list(works) if number % 2 == 0 else list(works)[::-1]
         for name in order:
+            tidy()
             cost = spend(works[name])
             if number >= warm_up:
                 costs[name].append(cost)

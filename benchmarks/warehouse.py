@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from strongroom.envelope.custody import create_custody
+from strongroom.envelope.custody import Custody, create_custody
 from strongroom.envelope.keys import DatasetKeys
 from strongroom.envelope.manifest import Manifest, unwrap_data_key
 from strongroom.envelope.table import ROW_GROUP_ROWS, encrypt_table, open_table
@@ -60,11 +60,18 @@ def tpch_source(scale: float) -> Mapping[str, Path]:
 
 
 def encrypt(
-    scale: float, directory: Path, tables: Sequence[str] = TABLES
+    scale: float,
+    directory: Path,
+    tables: Sequence[str] = TABLES,
+    *,
+    watch: Callable[[Custody], Custody] = lambda custody: custody,
 ) -> Mapping[str, tuple[Manifest, DatasetKeys]]:
-    """Encrypt tables as their owner would; return each manifest with the keys the broker would release: all columns."""
+    """Encrypt tables as their owner would; return each manifest with the keys the broker would release: all columns.
+
+    ``watch`` may wrap the owner's custody, to count what it is asked.
+    """
     owner = SigningKey.generate(name="benchmark-owner")
-    custody = create_custody(f"file:{directory / 'master.key'}", password=lambda: b"generated data only")
+    custody = watch(create_custody(f"file:{directory / 'master.key'}", password=lambda: b"generated data only"))
     source = tpch_source(scale)
     encrypted = {}
     for table in tables:
