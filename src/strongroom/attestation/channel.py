@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from strongroom.attestation.appraisal import AttestationResult, Verifier
+from strongroom.attestation.evidence import Evidence
 from strongroom.attestation.introduction import (
     Credentials,
     Greeting,
@@ -73,6 +74,11 @@ class AttestedChannel:
     def peer(self) -> AttestationResult | None:
         """Return the peer's attestation result; None for a client, which has a :attr:`party` instead."""
         return self._peer.result
+
+    @property
+    def evidence(self) -> Evidence | None:
+        """Return the evidence that the peer presented, for records; it proves nothing on any other channel."""
+        return self._peer.evidence
 
     @property
     def party(self) -> PartyId | None:
@@ -157,8 +163,8 @@ def connect(
 class Listener:
     """Accepts channels at one address; strangers wait in line, never in the way.
 
-    Every introduction runs in a thread of its own within ``deadline`` seconds. At most ``max_pending`` run at once; when
-    another stranger comes, the one that has been stalling longest is dropped.
+    Every introduction runs in a thread of its own within ``deadline`` seconds. At most ``max_pending`` run at once;
+    when another stranger comes, the one that has been stalling longest is dropped.
     """
 
     def __init__(

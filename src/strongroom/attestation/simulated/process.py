@@ -6,6 +6,7 @@ this process's environment except a short list of names.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import queue
@@ -14,6 +15,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -32,7 +34,10 @@ Stream = int | IO[bytes] | None
 
 
 class SimulatedProcess:
-    """A running workload, with the methods of ``subprocess.Popen``; ``kill`` reaches its whole process group."""
+    """A running workload, with the methods of ``subprocess.Popen``.
+
+    It is one TEE: when its process has ended, for whatever reason, whatever it started is ended too.
+    """
 
     def __init__(self, process: subprocess.Popen[bytes], *, measurement: str) -> None:
         self._process = process
@@ -60,11 +65,24 @@ class SimulatedProcess:
 
     def poll(self) -> int | None:
         """Return the exit status, or None while it runs."""
+        if self._process.returncode is None and self._has_ended(os.WNOHANG):
+            self._end_group()
         return self._process.poll()
 
     def wait(self, timeout: float | None = None) -> int:
         """Return the exit status; raise ``subprocess.TimeoutExpired`` after ``timeout`` seconds."""
-        return self._process.wait(timeout)
+        if timeout is None:
+            if self._process.returncode is None and self._has_ended(0):
+                self._end_group()
+            return self._process.wait()
+        until = time.monotonic() + timeout
+        pause = 0.001
+        while (status := self.poll()) is None:
+            if time.monotonic() >= until:
+                raise subprocess.TimeoutExpired(self._process.args, timeout)
+            time.sleep(pause)
+            pause = min(pause * 2, 0.05)
+        return status
 
     def terminate(self) -> None:
         """Ask the process to end (SIGTERM)."""
@@ -72,8 +90,8 @@ class SimulatedProcess:
 
     def kill(self) -> None:
         """End the process and everything it started in its group (SIGKILL)."""
-        if self._process.poll() is None:
-            os.killpg(self._process.pid, signal.SIGKILL)
+        if self._process.returncode is None:
+            self._end_group()
 
     def stop(self, *, grace: float = 5.0) -> int:
         """End the process, first politely and after ``grace`` seconds by force; return its exit status."""
@@ -83,6 +101,17 @@ class SimulatedProcess:
         except subprocess.TimeoutExpired:
             self.kill()
             return self.wait(grace)
+
+    def _has_ended(self, flags: int) -> bool:
+        """Say whether the process has ended, without reaping it: its number, which names the group, stays taken."""
+        try:
+            return os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT | flags) is not None
+        except ChildProcessError:
+            return False  # another thread has reaped it, and ended the group before
+
+    def _end_group(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
 
 
 class Spawner:
