@@ -14,12 +14,13 @@ from typing import Any, Final
 
 import dcap_qvl
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from strongroom.attestation.anchors import TrustAnchor
 from strongroom.attestation.evidence.carriage import TeeName
 from strongroom.attestation.evidence.pck import PckChain, common_name, parse_certificates, sgx_extension_of
-from strongroom.attestation.failures import CertificateError, CollateralError, StaleCollateralError
+from strongroom.attestation.failures import CertificateError, CollateralError, RevokedError, StaleCollateralError
 from strongroom.digests import digest, to_text
 
 MAX_COLLATERAL_CHARACTERS = 4 << 20
@@ -37,6 +38,8 @@ _MEMBERS: Final = (
 _CHAIN = "pck_certificate_chain"
 _TCB_INFO_ID: Final = {"sgx": "SGX", "tdx": "TDX"}
 _QE_IDENTITY_ID: Final = {"sgx": "QE", "tdx": "TD_QE"}
+_SIGNER_CHAIN = 2
+_AGAIN = "fetch the collateral of this platform again, from the vendor"
 _REFRESH = "fetch the current collateral for this platform, or check the clock"
 
 
@@ -54,13 +57,14 @@ class SignedDocument:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RevocationList:
-    """One CRL: who issued it, its number, and its window."""
+    """One CRL: who issued it, its number, its window, and the serial numbers it revokes."""
 
     name: str
     issuer: x509.Name
     number: int
     issued: datetime
     next_update: datetime
+    revoked: frozenset[int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -150,6 +154,7 @@ def check_collateral(
             hint=f"fetch the revocation list of the {chain.ca} CA",
         )
     _check_windows(collateral, now)
+    _check_certificates(collateral, chain, now)
 
 
 @lru_cache(maxsize=64)
@@ -161,13 +166,16 @@ def check_signers(collateral: Collateral, anchor: TrustAnchor) -> None:
     """
     root = _root(anchor)
     for name, chain in collateral.signers:
-        if len(chain) != 2:  # noqa: PLR2004  signer and root
-            raise CollateralError(f"{name}: the signer's chain has {len(chain)} certificates, expected signer and root")
         signer = chain[0]
         if "SGX TCB Signing" not in common_name(signer) or sgx_extension_of(signer):
             raise CollateralError(
                 f"{name} is signed by {common_name(signer)!r}, expected '... SGX TCB Signing'",
                 hint="only the vendor's TCB signer may speak about TCBs; a platform's certificate may not",
+            )
+        if len(chain) != _SIGNER_CHAIN:
+            raise CollateralError(
+                f"{name}: the signer's chain has {len(chain)} certificates, expected signer and root",
+                hint=_AGAIN,
             )
         if signer.issuer != root.subject or not _same_authority(chain[1], root):
             raise CollateralError(
@@ -209,6 +217,29 @@ def _check_windows(collateral: Collateral, now: datetime) -> None:
             raise StaleCollateralError(
                 f"{part.name} expired at {part.next_update:%FT%TZ}, before {now:%FT%TZ}", hint=_REFRESH
             )
+
+
+def _check_certificates(collateral: Collateral, chain: PckChain, now: datetime) -> None:
+    """Refuse revoked and expired certificates by name; dcap-qvl does too, but does not say which or why."""
+    leaf, authority, _ = chain.certificates
+    signers = tuple((f"the signer of {name}", certificates[0]) for name, certificates in collateral.signers)
+    by_root = (("the platform's authority", authority), *signers)
+    for revocations, certificates in (
+        (collateral.root_crl, by_root),
+        (collateral.pck_crl, (("the platform's certificate", leaf),)),
+    ):
+        for whose, certificate in certificates:
+            if certificate.serial_number in revocations.revoked:
+                raise RevokedError(
+                    f"{whose} (serial number {certificate.serial_number:x}) is revoked by {revocations.name}",
+                    hint="the vendor withdrew it; nothing it signed can be accepted any more",
+                )
+            if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
+                raise CertificateError(
+                    f"{whose} is valid from {certificate.not_valid_before_utc:%FT%TZ} to "
+                    f"{certificate.not_valid_after_utc:%FT%TZ}, not at {now:%FT%TZ}",
+                    hint="check the clock; an expired platform certificate is renewed by the platform's registration",
+                )
 
 
 def _read_members(text: str) -> dict[str, str]:
@@ -258,11 +289,14 @@ def _read_crl(members: dict[str, str], name: str) -> RevocationList:
         crl = x509.load_der_x509_crl(bytes.fromhex(members[name]))
         number = crl.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
         issuer, issued, next_update = crl.issuer, crl.last_update_utc, crl.next_update_utc
+        revoked = frozenset(entry.serial_number for entry in crl)
     except (ValueError, x509.ExtensionNotFound, x509.DuplicateExtension) as error:
         raise CollateralError(f"{name} is not a numbered certificate revocation list in hex DER") from error
     if next_update is None:
         raise CollateralError(f"{name} names no next update, so that it would never expire")
-    return RevocationList(name=name, issuer=issuer, number=number, issued=issued, next_update=next_update)
+    return RevocationList(
+        name=name, issuer=issuer, number=number, issued=issued, next_update=next_update, revoked=revoked
+    )
 
 
 def _read_chain(members: dict[str, str], name: str) -> tuple[x509.Certificate, ...]:
@@ -278,7 +312,13 @@ def _root(anchor: TrustAnchor) -> x509.Certificate:
 
 
 def _same_authority(certificate: x509.Certificate, root: x509.Certificate) -> bool:
-    """Say whether two certificates are the same authority's: name and key, for roots are reissued."""
+    """Say whether ``certificate`` is the root or a reissue of it: same name and key, and signed by that key."""
+    if certificate == root:
+        return True
+    try:
+        certificate.verify_directly_issued_by(root)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
     return certificate.subject == root.subject and _key(certificate) == _key(root)
 
 

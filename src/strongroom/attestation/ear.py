@@ -10,6 +10,7 @@ import base64
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from importlib.metadata import version
 from typing import Any, Final
 
 from joserfc import jwt
@@ -21,9 +22,10 @@ from strongroom.attestation.tiers import TrustTier
 from strongroom.errors import EvidenceError, UsageError
 
 ALGORITHM = "ES256"
-PROFILE = "tag:github.com,2023:veraison/ear"
+PROFILE = "tag:ietf.org,2026:rats/ear#04"
 MAX_LIFETIME = timedelta(minutes=5)
-SUBMODULE = "strongroom"
+SUBMODULE = "workload"
+POLICY = "urn:strongroom:appraisal:v1"
 NONCE_BYTES = 32
 _SKEW = timedelta(seconds=30)
 _MAX_TOKEN = 64 << 10
@@ -31,7 +33,8 @@ _MAX_TOKEN = 64 << 10
 # AR4SI trustworthiness claims (draft-ietf-rats-ar4si §2.3.4).
 _AFFIRMED: Final = 2
 _HARDWARE_UNSAFE: Final = 32  # genuine, with known vulnerabilities
-_HARDWARE_CONTRAINDICATED: Final = 97  # no genuine hardware was recognised
+_UNRECOGNISED: Final = 97  # no genuine hardware, and no identity that it vouches for
+_RUNTIME_VISIBLE: Final = 96
 _EXECUTABLES_UNRECOGNISED: Final = 33
 
 
@@ -84,18 +87,19 @@ def mint_ear(
         "exp": int((now + lifetime).timestamp()),
         "eat_nonce": base64.urlsafe_b64encode(nonce).rstrip(b"=").decode(),
         "cnf": {"jwk": dict(confirmation)},
-        "ear.verifier-id": {"developer": "https://strongroom.dev", "build": "strongroom 0.1"},
+        "ear_verifier_id": {"developer": "Strongroom", "build": f"strongroom {version('strongroom')}"},
         "submods": {
             SUBMODULE: {
-                "ear.status": _worst(vector).value,
-                "ear.trustworthiness-vector": dict(vector),
-                "ear.appraisal-policy-id": "urn:strongroom:appraisal:1",
-                "strongroom.simulated": result.simulated,
-                "strongroom.tee": result.tee,
-                "strongroom.measurement": result.measurement,
-                "strongroom.tcb-status": result.tcb_status,
-                "strongroom.advisories": list(result.advisories),
-                "strongroom.collateral": result.collateral_digest,
+                "ear_status": _worst(vector).value,
+                "ear_trustworthiness_vector": vector,
+                "ear_appraisal_policy_ids": [POLICY],
+                "ear_attester_claims": {"tee": result.tee, "measurement": result.measurement},
+                "ear_verifier_claims": {
+                    "simulated": result.simulated,
+                    "tcb_status": result.tcb_status,
+                    "advisories": list(result.advisories),
+                    "collateral": result.collateral_digest,
+                },
             }
         },
     }
@@ -111,14 +115,15 @@ def verify_ear(token: str, *, key: ECKey, nonce: bytes, now: datetime) -> EarCla
         decoded = jwt.decode(token, key, algorithms=[ALGORITHM])
         claims, header = decoded.claims, decoded.header
         submodule = claims["submods"][SUBMODULE]
+        said, found = submodule["ear_attester_claims"], submodule["ear_verifier_claims"]
         ear = EarClaims(
-            tier=TrustTier(submodule["ear.status"]),
-            simulated=_boolean(submodule["strongroom.simulated"]),
-            tee=str(submodule["strongroom.tee"]),
-            measurement=str(submodule["strongroom.measurement"]),
-            tcb_status=str(submodule["strongroom.tcb-status"]),
-            advisories=tuple(str(one) for one in submodule["strongroom.advisories"]),
-            vector={str(name): int(value) for name, value in submodule["ear.trustworthiness-vector"].items()},
+            tier=TrustTier(submodule["ear_status"]),
+            simulated=_boolean(found["simulated"]),
+            tee=str(said["tee"]),
+            measurement=str(said["measurement"]),
+            tcb_status=str(found["tcb_status"]),
+            advisories=tuple(str(one) for one in found["advisories"]),
+            vector={str(name): int(value) for name, value in submodule["ear_trustworthiness_vector"].items()},
             confirmation=dict(claims["cnf"]["jwk"]),
             issued=datetime.fromtimestamp(int(claims["iat"]), UTC),
             expires=datetime.fromtimestamp(int(claims["exp"]), UTC),
@@ -154,15 +159,12 @@ def verify_ear(token: str, *, key: ECKey, nonce: bytes, now: datetime) -> EarCla
 
 def trustworthiness_vector(result: AttestationResult, *, reference_value: bool) -> dict[str, int]:
     """Return the AR4SI claims that ``result`` supports; those that evidence says nothing of are left out."""
-    hardware = {
-        TrustTier.AFFIRMING: _AFFIRMED,
-        TrustTier.WARNING: _HARDWARE_UNSAFE,
-    }.get(result.tier, _HARDWARE_CONTRAINDICATED)
+    hardware = {TrustTier.AFFIRMING: _AFFIRMED, TrustTier.WARNING: _HARDWARE_UNSAFE}.get(result.tier, _UNRECOGNISED)
     return {
-        "instance-identity": _AFFIRMED if not result.simulated else _HARDWARE_CONTRAINDICATED,
+        "instance-identity": _UNRECOGNISED if result.simulated else _AFFIRMED,
         "hardware": hardware,
         "executables": _AFFIRMED if reference_value else _EXECUTABLES_UNRECOGNISED,
-        "runtime-opaque": _AFFIRMED if not result.simulated else _HARDWARE_CONTRAINDICATED,
+        "runtime-opaque": _RUNTIME_VISIBLE if result.simulated else _AFFIRMED,
     }
 
 

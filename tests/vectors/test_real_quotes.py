@@ -1,0 +1,154 @@
+"""Judge real quotes of Intel machines with the collateral of their day; the folder is named by STRONGROOM_VECTORS."""
+
+import json
+import os
+import warnings
+from datetime import UTC, datetime
+from pathlib import Path
+
+import dcap_qvl
+import pytest
+
+from strongroom.attestation.anchors import INTEL
+from strongroom.attestation.evidence import parse_quote
+from strongroom.attestation.evidence.pck import parse_pck_chain
+from strongroom.attestation.explain import describe_quote, explain_verdict
+from strongroom.attestation.facts import verify_quote
+from strongroom.attestation.failures import MalformedEvidenceError
+
+VECTORS = Path(os.environ.get("STRONGROOM_VECTORS", Path(__file__).resolve().parents[3] / "shared" / "vectors"))
+pytestmark = pytest.mark.vectors
+if not (VECTORS / "expected.json").is_file():
+    reason = f"NO REAL QUOTES WERE JUDGED: {VECTORS} has no expected.json; name the folder in STRONGROOM_VECTORS"
+    warnings.warn(pytest.PytestWarning(reason), stacklevel=1)
+    pytest.skip(reason, allow_module_level=True)
+
+CASES = json.loads((VECTORS / "expected.json").read_text())
+VERIFIED = [case for case in CASES if case["result"] == "verified"]
+# Refused before cryptography, where dcap-qvl goes on and refuses later: 39 bytes of text stand after the quote.
+EARLIER = {"google-go-tdx-guest/tdx_prod_quote_SPR_E4.dat": ("format", "zero padding")}
+
+
+def load(name: str) -> bytes:
+    path, _, line = name.partition("#")
+    data = (VECTORS / path).read_bytes()
+    if not path.endswith(".hex"):
+        return data
+    return bytes.fromhex(data.decode().split()[int(line or 0)].removeprefix("0x"))
+
+
+def judge(case: dict, quote: bytes | None = None, **changes: object) -> dict:
+    arguments = {
+        "collateral": (VECTORS / case["collateral"]).read_text(),
+        "now": datetime.fromtimestamp(case["time"], UTC),
+        **changes,
+    }
+    return verify_quote(load(case["quote"]) if quote is None else quote, **arguments)
+
+
+def named(case: dict) -> str:
+    return f"{case['quote']}@{case['collateral'].rpartition('/')[2]}"
+
+
+@pytest.mark.parametrize("case", CASES, ids=named)
+def test_a_real_quote_gets_the_verdict_it_deserves(case: dict) -> None:
+    facts = judge(case)
+    assert facts["verdict"] == case["result"]
+    assert facts["simulated"] is False
+    if case["result"] == "verified":
+        assert (facts["status"], facts["advisories"]) == (case["status"], case["advisory_ids"])
+        assert facts["claims"]["quote_version"] == case["version"]
+        assert facts["claims"]["tee"] == case["tee"].lower()
+        assert facts["claims"]["platform"]["fmspc"] == case["fmspc"]
+        assert facts["step"] is None
+    else:
+        step, words = EARLIER.get(case["quote"], (facts["step"], case["error"]))
+        assert facts["step"] == step in ("format", "tcb", "attributes")
+        assert words in facts["reason"]
+        assert facts["hint"]
+        assert (facts["status"], facts["claims"]) == (None, {})
+    assert case["result"] in explain_verdict(facts)
+    json.dumps(facts)
+
+
+@pytest.mark.parametrize("case", VERIFIED, ids=named)
+def test_a_real_quote_with_one_bit_flipped_anywhere_is_rejected(case: dict) -> None:
+    genuine = load(case["quote"])
+    end = parse_quote(genuine).size
+    for offset in [*range(0, 1100, 37), *range(1100, end, 211), end - 400]:
+        flipped = bytearray(genuine)
+        flipped[offset] ^= 0x10
+        facts = judge(case, bytes(flipped))
+        if facts["verdict"] == "verified":  # only where no byte of meaning is: the text around the certificates
+            around = genuine[offset - 40 : offset + 40]
+            assert b"-----" in around or genuine[offset] in b"\n\0", offset
+
+
+@pytest.mark.parametrize("case", VERIFIED, ids=named)
+def test_a_real_quote_is_rejected_outside_the_window_of_its_collateral(case: dict) -> None:
+    first, last = case["window"]
+    for time in (first - 86400, last + 86400):
+        facts = judge(case, now=datetime.fromtimestamp(time, UTC))
+        assert (facts["verdict"], facts["step"]) == ("rejected", "collateral")
+
+
+@pytest.mark.parametrize("case", VERIFIED, ids=named)
+def test_junk_after_a_real_quote_is_rejected_and_padding_is_not(case: dict) -> None:
+    quote = load(case["quote"])
+    end = parse_quote(quote).size
+    assert judge(case, quote[:end])["verdict"] == "verified"
+    assert judge(case, quote[:end] + bytes(99))["verdict"] == "verified"
+    facts = judge(case, quote[:end] + bytes(15) + b"x")
+    assert (facts["verdict"], facts["step"]) == ("rejected", "format")
+    for cut in (0, 1, 47, 48, 431, end // 2, end - 1):
+        assert judge(case, quote[:cut])["step"] == "format"
+
+
+def test_every_quote_with_every_collateral_agrees_with_the_library_and_never_accepts_more() -> None:
+    texts = sorted({case["collateral"] for case in CASES})
+    for case in CASES:
+        quote, now = load(case["quote"]), case["time"]
+        for text in texts:
+            collateral = (VECTORS / text).read_text()
+            facts = verify_quote(quote, collateral=collateral, now=datetime.fromtimestamp(now, UTC))
+            try:
+                engine = dcap_qvl.QuoteCollateralV3.from_json(collateral)
+                theirs = dcap_qvl.verify_with_root_ca(quote, engine, INTEL.root_der, now)
+            except ValueError:
+                assert facts["verdict"] == "rejected"
+                continue
+            assert facts["verdict"] == "verified", (case["quote"], text, facts["reason"])
+            assert (facts["status"], facts["advisories"]) == (theirs.status, theirs.advisory_ids)
+
+
+@pytest.mark.parametrize("case", CASES, ids=named)
+def test_our_parsers_read_what_the_library_reads(case: dict) -> None:
+    quote = load(case["quote"])
+    try:
+        ours = parse_quote(quote)
+    except MalformedEvidenceError:
+        assert case["quote"] in EARLIER
+        return
+    theirs = dcap_qvl.parse_quote(quote)
+    extension = parse_pck_chain(ours.signature.pck_chain).extension
+    assert ours.report_data == theirs.report.report_data
+    assert extension.fmspc.hex().upper() == theirs.fmspc() == case["fmspc"]
+    pck = theirs.pck_extension()
+    assert (extension.ppid, extension.cpusvn, extension.pcesvn) == (pck.ppid, pck.cpu_svn, pck.pce_svn)
+    assert extension.platform_instance_id == (pck.platform_instance_id or b"")
+    if ours.tee == "sgx":
+        assert ours.report.mrenclave == theirs.report.mr_enclave
+    else:
+        report = theirs.report
+        assert ours.report.mrtd == report.mr_td
+        assert ours.report.rtmrs == (report.rt_mr0, report.rt_mr1, report.rt_mr2, report.rt_mr3)
+    assert ours.measurement in describe_quote(quote)
+
+
+def test_formats_nobody_verifies_any_more_fail_cleanly() -> None:
+    for sample in ("sgx", "tdx-draft"):
+        quote = (VECTORS / "intel-qvl-sample" / sample / "quote.dat").read_bytes()
+        facts = judge(VERIFIED[0], quote)
+        assert (facts["verdict"], facts["step"]) == ("rejected", "certificates")
+    for other in ("google-go-tdx-guest/report.dat", "coco-trustee/snp/test-report.bin", "dstack/nitro_attestation.bin"):
+        assert judge(VERIFIED[0], load(other))["step"] == "format"
