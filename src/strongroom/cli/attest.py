@@ -54,8 +54,9 @@ def _verify(
 ) -> int:
     """Verify the QUOTE in a file: genuine, intact, not revoked, not debug.
 
-    QUOTE is raw bytes, hexadecimal text or evidence in JSON. Exit code 0 if it is verified (and, with
-    a policy, accepted), else 4. Nothing binds a quote in a file to anybody: a verified one is no reason to give anyone anything.
+    QUOTE is raw bytes, hexadecimal text or evidence in JSON. Exit code 0 if it is verified (and, with a policy,
+    accepted), else 4. Nothing binds a quote in a file to anybody: a verified one is no reason to give anyone
+    anything.
     """
     from strongroom.attestation.anchors import INTEL, TrustAnchor
     from strongroom.attestation.criteria import AppraisalPolicy

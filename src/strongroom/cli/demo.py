@@ -74,8 +74,8 @@ class Told:
 def demo(screen: Screen, *, engine: str, tee: str, directory: Path | None, no_refusals: bool) -> int:
     """Play the whole journey on this machine: three owners, one analyst, one broker, attested at every step.
 
-    Real data (New York's flights of 2013, its weather, the aircraft register), real processes, real encryption; only the
-    TEE is simulated, and it protects nothing.
+    Real data (New York's flights of 2013, its weather, the aircraft register), real processes, real encryption; only
+    the TEE is simulated, and it protects nothing.
     """
     from strongroom.demo.data import OWNERS
     from strongroom.demo.plot import draw_delays

@@ -24,8 +24,8 @@ from strongroom.cli.verb import verb
 def inspect(screen: Screen, *, path: Path) -> None:
     """Say what a file is and what it claims.
 
-    Knows quotes, evidence, signed documents, checkpoints, dataset directories, copies of a ledger, and policies and jobs
-    in TOML, by their content. It shows claims and proves none: `attest verify` and `audit` do.
+    Knows quotes, evidence, signed documents, checkpoints, dataset directories, copies of a ledger, and policies and
+    jobs in TOML, by their content. It shows claims and proves none: `attest verify` and `audit` do.
     """
     from strongroom.parties.inspection import inspect_path
 

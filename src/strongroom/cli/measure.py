@@ -29,8 +29,9 @@ from strongroom.cli.verb import verb
 def measure(screen: Screen, *, roles: tuple[str, ...], tee: str, package: Path | None) -> None:
     """Print the measurements of broker, driver, worker and egress.
 
-    Taken as the simulated TEE takes them, they are the reference values that owners put into policies (tee.measurements) and clients into their trust
-    settings. One changed byte of the package, the interpreter or the entry point changes them.
+    Taken as the simulated TEE takes them, they are the reference values that owners put into policies and
+    clients into their trust settings. One changed byte of the package, the interpreter or the entry point changes
+    them.
     """
     from strongroom.attestation.roles import Role
     from strongroom.attestation.simulated.measuring import installed_package, read_tree

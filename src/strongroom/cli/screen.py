@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,12 +15,13 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
+from rich.text import Text
 
 from strongroom.errors import EvidenceError, RefusedError, StrongroomError
 
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 SIMULATED = "simulated TEE: it behaves like the real one and protects nothing"
 
 
@@ -34,7 +36,7 @@ class Screen:
 
     def say(self, text: str) -> None:
         """Tell the person what is going on (stderr)."""
-        self._talk.print(escape(text))
+        self._talk.print(show(text))
 
     def warn_simulated(self) -> None:
         """Say that a simulated TEE is in play (stderr)."""
@@ -46,7 +48,7 @@ class Screen:
             click.echo(json.dumps(value, indent=2, sort_keys=False, ensure_ascii=False))
             return
         for line in text:
-            self._out.print(escape(line) if isinstance(line, str) else line)
+            self._out.print(show(line) if isinstance(line, str) else line)
 
     def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
         """Return a table to be printed by :meth:`result`; every cell is shown as it is, without markup."""
@@ -54,9 +56,9 @@ class Screen:
             title=title, title_justify="left", title_style="bold", header_style="bold", box=None, pad_edge=False
         )
         for column in columns:
-            table.add_column(column, overflow="fold")
+            table.add_column(show(column), overflow="fold")
         for row in rows:
-            table.add_row(*(escape(str(cell)) for cell in row))
+            table.add_row(*(show(str(cell)) for cell in row))
         return table
 
     @contextmanager
@@ -73,17 +75,17 @@ class Screen:
             TimeRemainingColumn(),
         )
         with Progress(*columns, console=self._talk, transient=True) as bar:
-            task = bar.add_task(escape(label), total=None)
+            task = bar.add_task(show(label).plain.replace("[", r"\["), total=None)
             yield lambda done, total: bar.update(task, completed=done, total=total)
 
     def fail(self, error: StrongroomError) -> None:
         """Print an error for people on stderr and, with ``as_json``, as an object on stdout."""
         reasons = error.reasons if isinstance(error, RefusedError) else ()
-        self._talk.print(f"[bold red]error:[/bold red] {escape(error.message)}")
+        self._talk.print(Text.assemble(("error:", "bold red"), " ", show(error.message)))
         for reason in reasons:
-            self._talk.print(f"  - {escape(reason)}")
+            self._talk.print(Text.assemble("  - ", show(reason)))
         if error.hint:
-            self._talk.print(f"[bold]hint:[/bold] {escape(error.hint)}")
+            self._talk.print(Text.assemble(("hint:", "bold"), " ", show(error.hint)))
         if self.as_json:
             described: dict[str, Any] = {"kind": error.kind, "message": error.message, "hint": error.hint}
             if isinstance(error, RefusedError):
@@ -91,6 +93,11 @@ class Screen:
             if isinstance(error, EvidenceError):
                 described["step"] = error.step
             click.echo(json.dumps({"error": described, "exit_code": error.exit_code}, indent=2, ensure_ascii=False))
+
+
+def show(text: str) -> Text:
+    """Return ``text`` as it may be shown: what would steer the terminal or turn the line around is spelt out."""
+    return Text(_CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text))
 
 
 def _colourless() -> bool | None:

@@ -61,8 +61,8 @@ def submit(
 ) -> None:
     """Sign, place, attest and follow a job.
 
-    Signs JOB.toml and submits it to the broker, where every owner's policy may refuse it; starts the driver, attests it over
-    this very connection, and only then hands over the job and its ticket. Follows it to its end.
+    Signs JOB.toml and submits it to the broker, where every owner's policy may refuse it; starts the driver, attests it
+    over this very connection, and only then hands over the job and its ticket. Follows it to its end.
     """
     from strongroom.attestation.simulated.platform import SimulatedPlatform
     from strongroom.jobs import load_job

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pyarrow as pa
 from pyarrow import csv, parquet
@@ -88,7 +89,7 @@ class Home:
     @property
     def default_custody(self) -> str:
         """Return the custody URI of the master key that is made with the identity."""
-        return f"file:{self.directory.absolute() / 'master.key'}"
+        return f"file:{quote(str(self.directory.absolute() / 'master.key'))}"
 
     def create_identity(self, name: str, *, role: str, password: Password, now: datetime) -> Statement:
         """Make the party's master key and identity, and return the signed public statement.
@@ -104,7 +105,9 @@ class Home:
         signing, kem = SigningKey.generate(name=name), KemKey.generate()
         statement = sign_identity(signing, role=role, kem_public=kem.public, created=now)
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        custody = create_custody(self.default_custody, password=password)
+        # A master key without an identity was left by a run that was cut off; it is as good as a new one.
+        begun = (self.directory / "master.key").exists()
+        custody = (open_custody if begun else create_custody)(self.default_custody, password=password)
         sealed = _seal_keys(PartyKeys(signing=signing, kem=kem), custody)
         replace_file(self._sealed, json.dumps(sealed, indent=2).encode(), mode=_PRIVATE)
         replace_file(self._public, statement.encode().encode(), mode=_PRIVATE)
