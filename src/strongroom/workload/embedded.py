@@ -20,6 +20,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.dataset as ds
 
+from strongroom.envelope.footer import TamperedDataError
 from strongroom.errors import RefusedError, StrongroomError, UsageError
 
 Result = TypeVar("Result")
@@ -28,7 +29,8 @@ ROWS_PER_BATCH: Final = 122_880  # one DuckDB row group: the fewest, fullest bat
 LONGEST_QUERY: Final = timedelta(hours=1)
 LONGEST_TEXT: Final = 1 << 20  # characters of one query
 
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")  # what may name a dataset; in SQL it may need "quotes"
+_NOT_AUTHENTIC = re.compile(r"decrypt|AES|authentic", re.IGNORECASE)  # how Arrow reports a changed byte
 
 # What a query may be made of, in the words of DuckDB's own parser. Whatever is not listed is refused, so that
 # a construct that a later DuckDB adds is refused until somebody has thought about it.
@@ -230,7 +232,7 @@ def _validate_tables(tables: Mapping[str, ds.Dataset]) -> None:
     for name, dataset in tables.items():
         if not _NAME.fullmatch(name) or name.lower() in seen:
             raise UsageError(
-                f"{name!r} cannot name a table", hint="use letters, digits and _, and do not differ in case alone"
+                f"{name!r} cannot name a table", hint="use letters, digits and . _ -, and do not differ in case alone"
             )
         if not isinstance(dataset, ds.Dataset):
             raise UsageError(
@@ -292,7 +294,7 @@ def _refuse_part(part: Mapping[str, object], names: frozenset[str]) -> Iterator[
         return
     elif kind == "BASE_TABLE":
         table = ".".join(str(part[key]) for key in ("catalog_name", "schema_name", "table_name") if part.get(key))
-        if table.lower() not in names:
+        if part.get("catalog_name") or part.get("schema_name") or table.lower() not in names:
             yield f"{table} is not a table of this job"
     elif kind == "TABLE_FUNCTION":
         call = part.get("function")
@@ -310,6 +312,7 @@ def _read(read: Callable[[], Result], *, connection: duckdb.DuckDBPyConnection, 
     The original is therefore not even chained: the error is raised only after the handlers are left.
     """
     late = threading.Event()
+    authentic = True
 
     def stop() -> None:
         late.set()
@@ -325,6 +328,9 @@ def _read(read: Callable[[], Result], *, connection: duckdb.DuckDBPyConnection, 
             "the query needs more memory than this job has", hint="raise worker_memory, or aggregate earlier"
         )
     except (duckdb.Error, pa.ArrowException, OSError, RuntimeError) as error:
+        changed = isinstance(error, OSError) or "get_next failed" in str(error)
+        if changed and _NOT_AUTHENTIC.search(str(error)):
+            authentic = False
         kind = re.sub(r"(Exception|Error)$", "", type(error).__name__)
         failure = QueryFailedError(
             f"the query failed while reading data ({kind}); the value is withheld",
@@ -335,5 +341,10 @@ def _read(read: Callable[[], Result], *, connection: duckdb.DuckDBPyConnection, 
     if late.is_set():
         failure = QueryTimeoutError(
             f"the query took longer than {limit.total_seconds():g} s", hint="narrow it, or allow more time"
+        )
+    if not authentic:
+        raise TamperedDataError(
+            "an input is not what its owner encrypted: a part of it does not authenticate",
+            hint="the storage changed a file after the dataset was opened; fetch the dataset again",
         )
     raise failure
