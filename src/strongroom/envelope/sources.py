@@ -18,10 +18,8 @@ import pyarrow.json as pa_json
 import pyarrow.orc as pa_orc
 import pyarrow.parquet as pq
 
+from strongroom.envelope.progress import Progress
 from strongroom.errors import EnvelopeError
-
-Progress = Callable[[int, int], None]
-"""Called with the source bytes done so far and their total."""
 
 _BLOCK = 8 << 20
 _BATCH_ROWS = 131_072

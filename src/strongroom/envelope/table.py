@@ -30,7 +30,8 @@ from strongroom.envelope.manifest import (
 )
 from strongroom.envelope.names import parse_column
 from strongroom.envelope.parquet_crypto import dataset_decryption, decryption, encryption, give_up
-from strongroom.envelope.sources import Progress, open_sources, plain_schema
+from strongroom.envelope.progress import Progress, silent
+from strongroom.envelope.sources import open_sources, plain_schema
 from strongroom.envelope.staging import staged_directory
 from strongroom.errors import EnvelopeError
 from strongroom.statements import SigningKey
@@ -76,13 +77,14 @@ def encrypt_table(
     listed = [sources] if isinstance(sources, Path | str) else list(sources)
     source = open_sources([Path(path) for path in listed], types=dict(types or {}), nulls=nulls)
     schema, order = _choose(source.schema, columns, dict(rename or {}))
+    described = describe_schema(schema)
     dek = DataKey.generate()
     keys = DatasetKeys.from_dek(dek, dataset=dataset, version=version, columns=schema.names)
     try:
         wrapped = custody.wrap(dek, context=custody_context(dataset, version))
         chosen = (
             pa.RecordBatch.from_arrays([batch.column(index) for index in order], schema=schema)
-            for batch in source.batches(progress or _silent)
+            for batch in source.batches(progress or silent)
         )
         with staged_directory(target) as staging:
             entries = _write_parts(chosen, schema, staging, keys)
@@ -90,7 +92,7 @@ def encrypt_table(
                 dataset=dataset,
                 version=version,
                 kind="table",
-                schema=describe_schema(schema),
+                schema=described,
                 files=entries,
                 custody=custody.uri,
                 wrapped_key=wrapped,
@@ -112,6 +114,7 @@ def write_table(data: pa.RecordBatchReader | pa.Table, directory: Path, keys: Da
     """
     schema = plain_schema(data.schema)
     _choose(schema, None, {})
+    describe_schema(schema)
     batches = data.to_batches() if isinstance(data, pa.Table) else data
     with staged_directory(directory) as staging:
         return _write_parts((_cast(batch, schema) for batch in batches), schema, staging, keys)
@@ -164,7 +167,20 @@ def decrypting(what: str) -> Iterator[None]:
 
 
 def describe_schema(schema: pa.Schema) -> tuple[Column, ...]:
-    """Return the columns of ``schema`` as a manifest lists them."""
+    """Return the columns of ``schema`` as a manifest lists them: with the types that reading back will give.
+
+    Parquet has no seconds, for example, and names the items of lists its own way. An empty table, in memory, tells.
+    """
+    plain = plain_schema(schema)
+    buffer = pa.BufferOutputStream()
+    try:
+        pq.write_table(plain.empty_table(), buffer, store_decimal_as_integer=True)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise TableError(f"Parquet cannot hold this table: {error}", hint="cast or leave out that column") from error
+    return _listed(pq.read_schema(pa.BufferReader(buffer.getvalue())))
+
+
+def _listed(schema: pa.Schema) -> tuple[Column, ...]:
     return tuple(Column(name=field.name, type=str(field.type)) for field in schema)
 
 
@@ -289,7 +305,7 @@ def _verify_fragment(
 
 
 def _verify_schema(found: pa.Schema, manifest: Manifest, entry: FileEntry) -> None:
-    if describe_schema(found) != manifest.schema:
+    if _listed(found) != manifest.schema:
         raise TamperedDataError(f"{entry.path} has another schema than the manifest says", hint="ask the owner")
 
 
@@ -313,7 +329,3 @@ def _try_keys(metadata: pq.FileMetaData, names: Sequence[str], entry: FileEntry)
 
 def _cast(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
     return batch if batch.schema.equals(schema) else batch.cast(schema)
-
-
-def _silent(_done: int, _total: int) -> None:
-    """Report nothing."""
