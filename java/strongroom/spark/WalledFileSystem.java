@@ -2,7 +2,9 @@ package strongroom.spark;
 
 import java.io.IOException;
 import java.io.OutputStream;
+import java.net.URI;
 import java.util.EnumSet;
+import org.apache.hadoop.conf.Configuration;
 import org.apache.hadoop.fs.CreateFlag;
 import org.apache.hadoop.fs.FSDataInputStream;
 import org.apache.hadoop.fs.FSDataOutputStream;
@@ -20,6 +22,14 @@ import org.apache.hadoop.util.Progressable;
  * kernel's confinement of the whole process (strongroom.workload.confinement).
  */
 public class WalledFileSystem extends LocalFileSystem {
+  @Override
+  public void initialize(URI name, Configuration conf) throws IOException {
+    super.initialize(name, conf);
+    // A data set is exactly the files of its manifest, and each is authenticated: no .crc files beside them.
+    setWriteChecksum(false);
+    setVerifyChecksum(false);
+  }
+
   @Override
   public FSDataInputStream open(Path path, int bufferSize) throws IOException {
     Walls.checkRead(path);

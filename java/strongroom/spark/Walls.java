@@ -27,8 +27,7 @@ final class Walls {
     }
     if (within(real, OUTBOX)) {
       String name = path.getName();
-      boolean data = name.endsWith(".parquet") || name.endsWith(".parquet.crc");
-      if (data || !act.equals("create") || name.equals("_SUCCESS") || name.equals("._SUCCESS.crc")) {
+      if (name.endsWith(".parquet") || !act.equals("create")) {
         return;
       }
     }

@@ -1,7 +1,7 @@
 """Run Spark between attested processes: the scheduler in the driver, one executor per worker, and no daemon in between.
 
-Whoever knows the cluster secret is in; nobody else gets one answer. The driver gives the secret to workers that it attested,
-and to its own Java machine, through pipes (docs/decisions/0020).
+Whoever knows the cluster secret is in; nobody else gets one answer. The driver gives the secret to workers that it
+attested, and to its own Java machine through a pipe (docs/decisions/0020).
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ class DriverSpark:
             time.sleep(0.05)
 
     def read_encrypted(self, manifest: Manifest, location: Path, columns: Iterable[str]) -> DataFrame:
-        """Return ``columns`` of the dataset at ``location`` as a DataFrame that opens the manifest's files and no other."""
+        """Return ``columns`` of the dataset at ``location`` as a DataFrame over the manifest's files and no other."""
         return read_encrypted(self.session, manifest, location, columns)
 
     def write_encrypted(self, frame: DataFrame, directory: Path, *, dataset: str, version: int) -> None:
@@ -248,12 +248,14 @@ def _read_hello(jvm: Jvm) -> tuple[int, str]:
             left = end - time.monotonic()
             ready, _, _ = select.select([output], [], [], max(0.0, left))
             part = os.read(output.fileno(), _MAX_HELLO) if ready else b""
-            if not part or len(hello) > _MAX_HELLO:
-                raise JavaError(f"Java did not come up within {_START:.0f} s" if not ready else "Java ended at once")
             hello += part
-    except BaseException:
-        jvm.kill()
-        raise
+            if not part or len(hello) > _MAX_HELLO:
+                break
+    finally:
+        if not hello.endswith(b"\n"):
+            jvm.kill()
+    if not hello.endswith(b"\n"):
+        raise JavaError(f"the driver's Java did not come up (exit code {jvm.poll()}, at most {_START:.0f} s)")
     threading.Thread(target=_drain, args=(output,), daemon=True, name="driver-output").start()
     port, _, token = hello.decode("ascii").strip().partition(" ")
     return int(port), token

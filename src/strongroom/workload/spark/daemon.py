@@ -1,7 +1,8 @@
 """Start Spark's Python workers inside walls of their own, one ring further in than the executor that asks for them.
 
-Landlock then keeps a user-defined function from writing outside the scratch directory, and from tracing or signalling the
-executor, whose memory holds keys. Spark starts this module in place of ``pyspark.daemon`` (spark.python.daemon.module).
+Landlock then keeps a user-defined function from writing outside the scratch directory, and from tracing or signalling
+the executor, whose memory holds keys. Spark starts this module in place of ``pyspark.daemon``
+(spark.python.daemon.module).
 """
 
 from __future__ import annotations

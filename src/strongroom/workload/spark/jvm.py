@@ -47,6 +47,12 @@ _OPTIONS = (
     "-XX:+ExitOnOutOfMemoryError",
     "-Xshare:auto",
 )
+_FIRST = ("spark-core", "scala-library", "spark-sql_", "spark-catalyst", "hadoop-client-api", "spark-", "netty")
+_UNUSED = (
+    *("kubernetes", "vertx", "zjsonpatch", "spark-kubernetes", "spark-yarn", "spark-hive", "spark-connect", "derby"),
+    *("datanucleus", "javax.jdo", "jdo-", "bonecp", "HikariCP", "libthrift", "libfb303", "hive-beeline", "hive-cli"),
+    *("hive-common", "hive-exec", "hive-jdbc", "hive-metastore", "hive-serde", "hive-service-rpc", "hive-shims"),
+)
 
 
 class JavaError(StrongroomError):
@@ -209,10 +215,17 @@ def spark_home() -> Path:
 
 
 def class_path() -> str:
-    """Return our jar, then Spark's."""
+    """Return our jar, then those of Spark's that a job can need: no Kubernetes client, no Hive, no Thrift server."""
     if not _JAR.exists():
         raise JavaError(f"{_JAR} is missing", hint="build it with scripts/jar")
-    return f"{_JAR}{os.pathsep}{spark_home()}/jars/*"
+    jars = sorted(path for path in (spark_home() / "jars").glob("*.jar") if not path.name.startswith(_UNUSED))
+    jars.sort(key=_rank)
+    return os.pathsep.join(str(path) for path in (_JAR, *jars))
+
+
+def _rank(path: Path) -> int:
+    """Return how early in the class path a jar belongs: Java looks for a class in one jar after the other."""
+    return next((rank for rank, name in enumerate(_FIRST) if path.name.startswith(name)), len(_FIRST))
 
 
 @cache

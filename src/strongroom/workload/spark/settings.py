@@ -1,4 +1,4 @@
-"""Decide Spark's settings: the protections that are always on, what an analyst may tune, and a last check of the result.
+"""Decide Spark's settings: the protections that are always on, what an analyst may tune, and a last check.
 
 Pure: it takes settings and returns settings or raises; it never starts anything. Every name and default was read in the
 4.3.0 jars (docs/decisions/0022).
@@ -42,12 +42,35 @@ _FILES = {
     "spark.hadoop.fs.AbstractFileSystem.file.impl": "strongroom.spark.WalledFs",
     "spark.hadoop.parquet.crypto.factory.class": "strongroom.spark.RoomCryptoFactory",
     "spark.hadoop.parquet.encryption.kms.client.class": "strongroom.spark.AgentKmsClient",
+    "spark.hadoop.mapreduce.fileoutputcommitter.marksuccessfuljobs": "false",
     "spark.python.daemon.module": "strongroom.workload.spark.daemon",
     "spark.python.use.daemon": "true",
     **{
         f"spark.hadoop.fs.{scheme}.impl": "strongroom.spark.ClosedFileSystem"
-        for scheme in ("hdfs", "viewfs", "viewfsOverload", "webhdfs", "swebhdfs", "har", "ftp", "sftp", "http", "https")
-        + ("s3", "s3a", "s3n", "gs", "abfs", "abfss", "wasb", "wasbs", "o3fs", "ofs", "oss", "cosn")
+        for scheme in (
+            "hdfs",
+            "viewfs",
+            "viewfsOverload",
+            "webhdfs",
+            "swebhdfs",
+            "har",
+            "ftp",
+            "sftp",
+            "http",
+            "https",
+            "s3",
+            "s3a",
+            "s3n",
+            "gs",
+            "abfs",
+            "abfss",
+            "wasb",
+            "wasbs",
+            "o3fs",
+            "ofs",
+            "oss",
+            "cosn",
+        )
     },
 }
 PROTECTIONS: Mapping[str, str] = {"spark.master": MASTER, **_WIRE, **_CLOSED_DOORS, **_FILES}
@@ -88,7 +111,7 @@ _FORBIDDEN = re.compile(
 
 
 class SparkSettingsError(UsageError):
-    """Spark settings lack a protection, hold a secret, or are not an analyst's to set; the message lists every reason."""
+    """Spark settings lack a protection, hold a secret, or are not a job's to set; the message lists every reason."""
 
 
 def compose_settings(*, app_name: str, host: str, scratch: Path, tuning: Mapping[str, str]) -> dict[str, str]:
@@ -105,7 +128,7 @@ def compose_settings(*, app_name: str, host: str, scratch: Path, tuning: Mapping
         )
     return {
         "spark.sql.shuffle.partitions": "8",
-        "spark.sql.sources.parallelPartitionDiscovery.threshold": "100000",  # list files in the driver, not by a Spark job
+        "spark.sql.sources.parallelPartitionDiscovery.threshold": "100000",  # list files without a job
         "spark.locality.wait": "0s",
         "spark.network.timeout": "60s",
         "spark.executor.heartbeatInterval": "5s",
@@ -122,10 +145,10 @@ def compose_settings(*, app_name: str, host: str, scratch: Path, tuning: Mapping
 
 
 def verify_spark_conf(conf: Mapping[str, str], *, secret: bytes) -> None:
-    """Raise SparkSettingsError, naming every reason, unless all protections are on and ``secret`` is nowhere in ``conf``.
+    """Raise SparkSettingsError, with all reasons, unless every protection is on and ``secret`` is nowhere in ``conf``.
 
-    Spark refuses to start an authenticated driver without ``spark.authenticate.secret``; it must be a decoy, so that where
-    the true secret were not found, nobody could connect at all.
+    Spark refuses to start an authenticated driver without ``spark.authenticate.secret``; it must be a decoy, so that
+    where the true secret were not found, nobody could connect at all.
     """
     reasons = [
         f"{name} is {conf.get(name)!r}, must be {value!r}"

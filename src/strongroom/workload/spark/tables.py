@@ -1,6 +1,7 @@
 """Read and write encrypted Parquet with Spark, column by column under keys that never leave the executors' agents.
 
-A read opens the files of a verified manifest and no other; a write encrypts every column or fails (spec/1-encrypted-dataset.md).
+A read opens the files of a verified manifest and no other; a write encrypts every column or fails
+(spec/1-encrypted-dataset.md).
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from strongroom.errors import EnvelopeError
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-    from strongroom.envelope.manifest import Manifest
+    from strongroom.envelope.keys import DatasetKeys
+    from strongroom.envelope.manifest import FileEntry, Manifest
 
 _READ_FILES = "strongroom.read.files"
 _WRITE_AS = "strongroom.write.as"
@@ -43,9 +45,12 @@ def resolve_entry(location: Path, name: str) -> Path:
 def read_encrypted(spark: SparkSession, manifest: Manifest, location: Path, columns: Iterable[str]) -> DataFrame:
     """Return ``columns`` of the encrypted dataset at ``location`` as a DataFrame.
 
-    ``manifest`` must have been verified. A file that differs from it in name, size or footer is refused by the executor that
-    opens it, also when it was exchanged after a first check.
+    Raises EnvelopeError unless the manifest is signed and the directory holds exactly its files. A file that differs
+    from it in name, size or footer is refused by the executor that opens it, also when exchanged after a first check.
     """
+    from strongroom.envelope.manifest import verify_files
+
+    verify_files(location, manifest, kind="table", dataset=manifest.dataset, version=manifest.version)
     wanted = list(columns)
     if not wanted:
         raise EnvelopeError(
@@ -58,7 +63,48 @@ def read_encrypted(spark: SparkSession, manifest: Manifest, location: Path, colu
     return reader.parquet(*paths).select(*(f"`{name}`" for name in wanted))
 
 
+def describe_written(directory: Path, keys: DatasetKeys) -> tuple[FileEntry, ...]:
+    """Return the manifest entries of what :func:`write_encrypted` wrote to ``directory``.
+
+    Each file is read back, opened with ``keys`` and its rows counted, so that storage cannot slip in a file that this
+    job did not write. Raises EnvelopeError if one does not open.
+    """
+    import pyarrow.parquet as pq
+
+    from strongroom.digests import file_digest
+    from strongroom.envelope.footer import footer_digest
+    from strongroom.envelope.manifest import FileEntry
+    from strongroom.envelope.parquet_crypto import decryption
+
+    entries = []
+    for path in sorted(directory.iterdir()):
+        try:
+            rows = pq.read_metadata(path, decryption_properties=decryption(keys)).num_rows
+        except (OSError, ValueError) as error:
+            raise EnvelopeError(f"{path.name} is not a file that this job wrote") from error
+        entries.append(
+            FileEntry(
+                path=path.name,
+                size=path.stat().st_size,
+                sha256=file_digest(path),
+                footer_digest=footer_digest(_tail(path)),
+                rows=rows,
+            )
+        )
+    return tuple(entries)
+
+
 def write_encrypted(frame: DataFrame, directory: Path, *, dataset: str, version: int) -> None:
     """Write ``frame`` to the new ``directory``: Parquet, zstd, AES-256-GCM, a key per column and one for the footer."""
     writer = frame.write.option(_WRITE_AS, f"{dataset}@{version}").option("compression", "zstd")
     writer.mode("errorifexists").parquet(str(directory))
+
+
+def _tail(path: Path) -> bytes:
+    """Return the end of a Parquet file, from its footer on."""
+    with path.open("rb") as stream:
+        size = stream.seek(0, 2)
+        stream.seek(max(0, size - 8))
+        length = int.from_bytes(stream.read(4), "little")
+        stream.seek(max(0, size - 8 - length))
+        return stream.read()
