@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Self
 
 from strongroom.digests import same
 from strongroom.errors import LedgerError, TransportError
@@ -35,16 +36,15 @@ class CheckpointMemory:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._within = threading.Lock()
+        self._within = threading.RLock()
 
     def recall(self) -> tuple[LedgerKey, SignedCheckpoint] | None:
-        """Return the remembered ledger key and checkpoint, or None before the first; raise if the file is damaged."""
-        try:
-            text = self.path.read_text()
-        except FileNotFoundError:
+        """Return the remembered ledger key and checkpoint, or None before the first; raise if it is damaged."""
+        text = self.carry()
+        if not text:
             return None
         try:
-            value = json.loads(text[:_MAX_FILE])
+            value = json.loads(text)
             if not isinstance(value, dict) or set(value) != _FIELDS:
                 raise LedgerError("fields are missing")  # noqa: TRY301  one message for every kind of damage
             key = LedgerKey.decode(value["ledger"])
@@ -54,6 +54,23 @@ class CheckpointMemory:
                 f"the remembered checkpoint in {self.path} is damaged",
                 hint="restore the file from a backup; deleting it gives up the protection against a rolled-back ledger",
             ) from error
+
+    @classmethod
+    def carried(cls, path: Path, text: str) -> Self:
+        """Return a memory at ``path`` that begins with what another one, :meth:`carry`, remembered."""
+        memory = cls(path)
+        if text:
+            memory._replace(text)
+            memory.recall()
+        return memory
+
+    def carry(self) -> str:
+        """Return everything remembered as text for another process of the same job; nothing in it is secret."""
+        try:
+            with self.path.open() as stream:
+                return stream.read(_MAX_FILE)
+        except FileNotFoundError:
+            return ""
 
     def check(self, note: str, *, ledger: LedgerKey, prove: Prove) -> SignedCheckpoint:
         """Return the checkpoint in ``note`` after holding it against what is remembered, and remember the newer one.
@@ -91,11 +108,13 @@ class CheckpointMemory:
             raise RolledBackError(
                 f"the ledger shows {signed.checkpoint.size} entries that do not agree with the "
                 f"{last.checkpoint.size} remembered: {error.message}",
-                hint=f"the broker's store was rolled back or rewritten; stop, keep {self.path}, tell the other parties",
+                hint=f"the broker's store was rolled back or rewritten; keep {self.path} and tell the other parties",
             ) from error
 
     def _write(self, ledger: LedgerKey, signed: SignedCheckpoint) -> None:
-        text = json.dumps({"ledger": ledger.encode(), "checkpoint": signed.encode()}, ensure_ascii=False)
+        self._replace(json.dumps({"ledger": ledger.encode(), "checkpoint": signed.encode()}, ensure_ascii=False))
+
+    def _replace(self, text: str) -> None:
         handle, name = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.")
         try:
             with os.fdopen(handle, "w") as stream:

@@ -1,0 +1,126 @@
+"""Start the broker: the measured entry of role ``broker`` (spec/4-release.md §4.1).
+
+Prints one JSON line when it is ready. Nothing secret is in its arguments or environment, and it has no plaintext mode.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from strongroom.attestation.appraisal import Verifier
+from strongroom.attestation.memory import CollateralMemory
+from strongroom.attestation.providers import detect
+from strongroom.attestation.tee import Tee, TeeCapabilityError
+from strongroom.broker.book import Book
+from strongroom.broker.desk import Desk
+from strongroom.broker.keys import BrokerKeys
+from strongroom.broker.ledger_store import METADATA
+from strongroom.broker.server import reserve, serve
+from strongroom.broker.service import Service
+from strongroom.broker.sessions import Nonces, Sessions
+from strongroom.broker.state import State
+from strongroom.catalog.store import MonotonicCounter, Store
+from strongroom.errors import StrongroomError, UsageError
+from strongroom.ledger.entry import EntryKind
+
+COUNTER = "store"
+SEALING_LABEL = "broker-store"
+
+
+class MemoryOfParties:
+    """Stands in for a counter where the platform has none: rollback is then noticed by the parties' checkpoints alone."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def read(self) -> int:
+        """Return the store's own epoch."""
+        return self._store.head.epoch
+
+    def advance_to(self, value: int, /) -> None:
+        """Do nothing: the store has the value already."""
+
+
+def find_counter(tee: Tee, store: Store) -> tuple[MonotonicCounter, str]:
+    """Return the platform's counter, or what stands in for it, and how the ledger shall name it."""
+    try:
+        return tee.counter(COUNTER), "platform counter"
+    except TeeCapabilityError:
+        return MemoryOfParties(store), "checkpoints remembered by the parties"
+
+
+async def run(*, directory: Path, host: str, port: int) -> None:
+    """Open the store, write the start into the ledger, and serve until told to stop or the store fails."""
+    tee = detect()
+    held = reserve(host, port)
+    store = Store.open(directory, sealing_key=tee.sealing_key(SEALING_LABEL), tables=[METADATA])
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    try:
+        state = State.load(store.load())
+        counter, protection = find_counter(tee, store)
+        store.check_epoch(counter)
+        keys = state.keys or BrokerKeys.generate(now=datetime.now(UTC))
+        book = Book(store=store, key=keys.ledger, origin=keys.origin, counter=counter)
+        desk = Desk(
+            keys=keys,
+            state=state,
+            book=book,
+            nonces=Nonces(),
+            sessions=Sessions(),
+            verifier=Verifier(tee.anchor(), tee.collateral_source(), memory=CollateralMemory()),
+            tee=tee,
+            clock=lambda: datetime.now(UTC),
+        )
+        await desk.write(
+            EntryKind.START,
+            {"measurement": tee.own_measurement, "simulated": tee.simulated, "rollback": protection},
+            changes=() if state.keys else (keys.to_change(),),
+            administrative=True,
+        )
+        serving = await serve(Service(desk), keys, held=held, stop=stop)
+        print(json.dumps({"event": "ready", "host": held.getsockname()[0], "port": held.getsockname()[1]}), flush=True)  # noqa: T201
+        waiting: set[asyncio.Future[Any]] = {serving, book.failure}
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        stop.set()
+        await serving
+        await book.close()
+        if book.failure.done():
+            raise book.failure.result()
+    finally:
+        held.close()
+        store.close()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the broker and return its exit code."""
+    parser = argparse.ArgumentParser(prog="strongroom-broker", description="Release keys to attested workloads.")
+    parser.add_argument("--store", type=Path, required=True, help="the directory of the sealed store")
+    parser.add_argument("--listen", default="127.0.0.1:0", help="host:port; port 0 takes a free one")
+    arguments = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s %(message)s")
+    try:
+        host, _, port = arguments.listen.rpartition(":")
+        if not host or not port.isdecimal() or int(port) > 0xFFFF:
+            raise UsageError(f"--listen is host:port, got {arguments.listen!r}", hint="for example 127.0.0.1:8443")
+        asyncio.run(run(directory=arguments.store, host=host.strip("[]"), port=int(port)))
+    except StrongroomError as error:
+        said = {"event": "failed", "kind": error.kind, "message": error.message, "hint": error.hint}
+        print(json.dumps(said), flush=True)  # noqa: T201
+        print(f"error: {error.message}\nhint: {error.hint}", file=sys.stderr, flush=True)  # noqa: T201
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

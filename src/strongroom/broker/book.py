@@ -1,0 +1,153 @@
+"""Write every decision down before it takes effect: ledger entry and state in one transaction (spec/4-release.md §6).
+
+Decisions that arrive while a commit runs share the next one, so a busy broker pays one disk flush for many. A reply is
+never sent before its commit; a broker whose store fails stops.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from strongroom.broker.ledger_store import SqlLogStore, write_growth
+from strongroom.catalog.store import Change, LedgerEnd, MonotonicCounter, RolledBackStoreError, Store, StoreError
+from strongroom.digests import same
+from strongroom.ledger.checkpoint import Checkpoint, LedgerKey, sign_checkpoint
+from strongroom.ledger.entry import Entry
+from strongroom.ledger.log import Growth, MerkleLog
+from strongroom.statements import SigningKey
+
+COUNTER_SECONDS = 2.0
+_MAX_GROUP = 512
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """Proof to the rest of the broker that something stands in the ledger: where, and the checkpoint that covers it."""
+
+    index: int
+    note: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Waiting:
+    entries: tuple[bytes, ...]
+    changes: tuple[Change, ...]
+    administrative: bool
+    done: asyncio.Future[Written]
+
+
+class Book:
+    """The committer: one task, one transaction at a time."""
+
+    def __init__(self, *, store: Store, key: SigningKey, origin: str, counter: MonotonicCounter) -> None:
+        self._store = store
+        self._key = key
+        self._counter = counter
+        self._counter_read = 0.0
+        self._log_store = SqlLogStore(store.engine)
+        self.log = MerkleLog(self._log_store)
+        self.public = LedgerKey(origin=origin, key=key.public)
+        head = store.head
+        if head.commits and (head.size != self.log.size or not same(bytes.fromhex(head.root), self.log.root)):
+            raise StoreError(
+                f"the ledger in the store has {self.log.size} entries that do not match the {head.size} committed",
+                hint="the store was changed from outside; restore the newest backup of the whole directory",
+            )
+        self.note = self._sign(self.log.size, self.log.root)
+        self._queue: list[_Waiting] = []
+        self._wake = asyncio.Event()
+        self._disk = ThreadPoolExecutor(1, thread_name_prefix="book")
+        self._failed: Exception | None = None
+        self.failure: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
+        self._task = asyncio.create_task(self._run())
+
+    async def write(self, *entries: Entry, changes: Sequence[Change] = (), administrative: bool = False) -> Written:
+        """Return once ``entries`` and ``changes`` are durable together; the index is that of the first entry.
+
+        ``administrative`` changes also advance the platform's counter first, so that a store from before them is refused
+        at the next start.
+        """
+        if self._failed is not None:
+            raise StoreError("the broker's store failed earlier") from self._failed
+        done: asyncio.Future[Written] = asyncio.get_running_loop().create_future()
+        encoded = tuple(entry.encode() for entry in entries)
+        self._queue.append(_Waiting(entries=encoded, changes=tuple(changes), administrative=administrative, done=done))
+        self._wake.set()
+        return await done
+
+    async def close(self) -> None:
+        """Finish what is queued and stop."""
+        while self._queue and self._failed is None:
+            await asyncio.sleep(0.01)
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        self._disk.shutdown(wait=True)
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._wake.wait()
+            group, self._queue = self._queue[:_MAX_GROUP], self._queue[_MAX_GROUP:]
+            if not self._queue:
+                self._wake.clear()
+            if not group:
+                continue
+            growth = self.log.grow([entry for waiting in group for entry in waiting.entries])
+            try:
+                note = await loop.run_in_executor(self._disk, self._commit, group, growth)
+            except Exception as error:  # noqa: BLE001  whatever it is, the store cannot be trusted to have it
+                self._fail(error, group)
+                return
+            self.log.adopt(growth)
+            self.note = note
+            index = growth.start
+            for waiting in group:
+                if not waiting.done.done():
+                    waiting.done.set_result(Written(index=index, note=note))
+                index += len(waiting.entries)
+
+    def _commit(self, group: Sequence[_Waiting], growth: Growth) -> str:
+        """Commit in the book's own thread: state and entries, then the counter, then the signature."""
+        administrative = any(waiting.administrative for waiting in group)
+        self._check_alone(force=administrative)
+        epoch = self._store.head.epoch + (1 if administrative else 0)
+        changes = [change for waiting in group for change in waiting.changes]
+        root = growth.root
+        self._store.commit(
+            changes,
+            epoch=epoch,
+            ledger=LedgerEnd(size=growth.size, root=root, write=lambda connection: write_growth(connection, growth)),
+        )
+        if administrative:
+            self._counter.advance_to(epoch)
+        return self._sign(growth.size, root)
+
+    def _check_alone(self, *, force: bool) -> None:
+        """Notice within two seconds that another broker was started over a copy of this store."""
+        now = time.monotonic()
+        if not force and now - self._counter_read < COUNTER_SECONDS:
+            return
+        value = self._counter.read()
+        if value != self._store.head.epoch:
+            raise RolledBackStoreError(
+                f"the platform's counter is at {value}, this broker's store at {self._store.head.epoch}",
+                hint="another broker was started over a copy of this store; only the newest one serves",
+            )
+        self._counter_read = now
+
+    def _sign(self, size: int, root: bytes) -> str:
+        checkpoint = Checkpoint(origin=self.public.origin, size=size, root=root)
+        return sign_checkpoint(checkpoint, self._key).encode()
+
+    def _fail(self, error: Exception, group: Sequence[_Waiting]) -> None:
+        self._failed = error
+        for waiting in (*group, *self._queue):
+            if not waiting.done.done():
+                waiting.done.set_exception(StoreError("the broker's store failed; nothing was decided"))
+        self._queue.clear()
+        if not self.failure.done():
+            self.failure.set_result(error)

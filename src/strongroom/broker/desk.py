@@ -1,0 +1,108 @@
+"""Everything the doors share: keys, state, book, nonces, sessions, the verifier and a clock (spec/4-release.md §4).
+
+The desk knows how to say no: it writes the refusal with every reason into the ledger, and only then raises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, NoReturn
+
+from strongroom.attestation.appraisal import Verifier
+from strongroom.attestation.tee import Tee
+from strongroom.broker.book import Book, Written
+from strongroom.broker.keys import BrokerKeys
+from strongroom.broker.orders import Order, VerifiedOrder, verify_order
+from strongroom.broker.records import Job
+from strongroom.broker.release import InputCase, shorten
+from strongroom.broker.sessions import Nonces, Sessions
+from strongroom.broker.state import State
+from strongroom.catalog.identity import Identity
+from strongroom.catalog.store import Change
+from strongroom.errors import RefusedError, StrongroomError
+from strongroom.ledger.entry import Entry, EntryKind
+from strongroom.statements import Statement, VerifyKey
+
+
+class StrangerError(StrongroomError):
+    """Somebody who is not known here asked for something; it is told no more than that."""
+
+
+class ConflictError(StrongroomError):
+    """What a known party asks for contradicts what is already registered."""
+
+
+class RecordedRefusalError(RefusedError):
+    """A refusal that stands in the ledger at ``index``."""
+
+    def __init__(self, message: str, *, reasons: Sequence[str], index: int, hint: str = "") -> None:
+        super().__init__(message, reasons=reasons, hint=hint)
+        self.index = index
+
+
+@dataclass(slots=True, kw_only=True)
+class Desk:
+    """What every door works with."""
+
+    keys: BrokerKeys
+    state: State
+    book: Book
+    nonces: Nonces
+    sessions: Sessions
+    verifier: Verifier
+    tee: Tee
+    clock: Callable[[], datetime]
+
+    async def write(
+        self,
+        kind: EntryKind,
+        facts: Mapping[str, Any],
+        *,
+        reasons: Sequence[str] = (),
+        changes: Sequence[Change] = (),
+        administrative: bool = False,
+    ) -> Written:
+        """Take over ``changes``, and return once they and the entry are durable."""
+        entry = Entry(kind=kind, time=self.clock(), facts=facts, reasons=shorten(reasons))
+        self.state.apply(*changes)
+        return await self.book.write(entry, changes=changes, administrative=administrative)
+
+    async def refuse(
+        self, message: str, *, facts: Mapping[str, Any], reasons: Sequence[str], hint: str = ""
+    ) -> NoReturn:
+        """Write the refusal down and raise it."""
+        written = await self.write(EntryKind.REFUSAL, {**facts, "asked": message}, reasons=reasons)
+        raise RecordedRefusalError(f"refused: {message}", reasons=reasons, index=written.index, hint=hint)
+
+    def member(self, key: VerifyKey) -> Identity:
+        """Return the member that signs with ``key``; raise StrangerError if there is none."""
+        identity = self.state.member(key.fingerprint)
+        if identity is None or identity.signing_key.raw != key.raw:
+            raise StrangerError(
+                f"no member signs with key {key.fingerprint}", hint="enrol this identity at the broker first"
+            )
+        return identity
+
+    def take_order(self, statement: Statement, *, kind: Order) -> tuple[VerifiedOrder, Identity]:
+        """Return a member's order after verifying it and using up its nonce."""
+        order = verify_order(statement, kind=kind, ledger=self.keys.origin)
+        identity = self.member(order.signer)
+        self.nonces.use(order.nonce, now=self.clock())
+        return order, identity
+
+    def cases(self, job: Job) -> list[InputCase]:
+        """Return every input of ``job`` as it stands now."""
+        state = self.state
+        return [
+            InputCase(
+                dataset=state.datasets.get(one.key),
+                name=one.dataset,
+                columns=one.columns,
+                policy=state.policies.get(one.dataset),
+                uses=state.uses.get(one.key, 0),
+                revoked=state.is_revoked(one.key),
+            )
+            for one in job.inputs
+        ]

@@ -1,0 +1,391 @@
+"""The door for workloads: attest, get keys, renew, admit members, deposit outputs (spec/4-release.md §7-§9).
+
+Only evidence opens this door. Every policy is evaluated anew at every release and renewal, on verified facts; the answer
+is in the ledger before it is sent, and keys are sealed to the attested key.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import cbor2
+
+from strongroom.attestation.appraisal import AttestationResult
+from strongroom.attestation.binding import KEY_DIGEST_BYTES, key_bundle_digest, report_data
+from strongroom.attestation.evidence import Evidence
+from strongroom.attestation.roles import Role
+from strongroom.attestation.workload_keys import PublicKeys
+from strongroom.broker.desk import ConflictError, Desk, StrangerError
+from strongroom.broker.records import USES, Job, Output, text_change
+from strongroom.broker.release import Ruling, TeeFacts, missing_approvals, rule, shorten
+from strongroom.broker.requests import MalformedRequestError, Message, decode64, encode64
+from strongroom.broker.seals import SECRET_BYTES, admission_mac, release_info, session_info, ticket_digest
+from strongroom.broker.sessions import NONCE_BYTES, Session
+from strongroom.digests import parse_text, same, to_text
+from strongroom.envelope.hpke import seal
+from strongroom.envelope.keys import DatasetKeys, reveal
+from strongroom.errors import EvidenceError
+from strongroom.ledger.entry import EntryKind
+from strongroom.policy.evaluate import Grant, Refusal
+from strongroom.policy.fusion import FusedPolicy, fuse
+
+MEMBER_ROLES = (Role.WORKER, Role.EGRESS)
+MAX_EVIDENCE = 256 << 10
+MAX_DETAILS = 16 << 10
+MAX_SEALED = 1 << 20
+_SHOWN_COLUMNS = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fusion:
+    """A job's fused policy, encoded and named once, and what the ledger says of the grants."""
+
+    encoded: bytes
+    digest: str
+    described: tuple[Mapping[str, Any], ...]
+
+    @classmethod
+    def of(cls, fused: FusedPolicy, job: Job, ruling: Ruling) -> Fusion:
+        """Return the fusion of ``job`` under ``ruling``."""
+        described = tuple(
+            {
+                "dataset": one.dataset,
+                "version": one.version,
+                "policy": grant.policy_digest,
+                "columns": list(grant.columns[:_SHOWN_COLUMNS]) or ["*"],
+                "columns_count": len(grant.columns),
+            }
+            for one, grant in zip(job.inputs, ruling.grants, strict=True)
+        )
+        return cls(encoded=fused.encode(), digest=fused.digest, described=described)
+
+
+class WorkloadsDoor:
+    """Serves attested workloads."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self._peer_key = key_bundle_digest(desk.keys.public.tls_spki)
+
+    async def attest(self, body: bytes) -> dict[str, Any]:
+        """Open a session for a workload that proves what it is, for one job, with a ticket or an admission."""
+        message = Message.parse(
+            body, "role", "nonce", "evidence", "spki", "kem", "job", optional=("ticket", "admission")
+        )
+        role = Role.parse(message.text("role"))
+        nonce = message.raw("nonce", size=NONCE_BYTES)
+        keys = PublicKeys.parse(spki=message.raw("spki"), kem=message.raw("kem"))
+        evidence = Evidence.from_json(message.mapping("evidence"))
+        job = self._introduce(message, role, keys)
+        now = self._desk.clock()
+        try:
+            self._desk.nonces.use(nonce, now=now)
+            result = self._desk.verifier.appraise(
+                evidence,
+                report_data=report_data(
+                    role=role,
+                    nonce=nonce,
+                    exporter=b"",
+                    own_key=keys.digest,
+                    peer_key=self._peer_key,
+                    job_digest=parse_text(job.digest),
+                ),
+                now=now,
+            )
+        except EvidenceError as error:
+            facts = {"job": job.id, "role": role.value, "step": error.step, "key": to_text(keys.digest)}
+            await self._desk.refuse(
+                f"attestation of the {role.value}", facts=facts, reasons=[error.message], hint=error.hint
+            )
+        if role is Role.DRIVER and not job.driver:
+            await self._bind_driver(job, keys.digest)
+        session = self._desk.sessions.start(
+            role=role,
+            job=job.id,
+            tee=TeeFacts.of(result, role=role.value),
+            result=result,
+            key_digest=keys.digest,
+            kem_public=keys.kem,
+            now=now,
+        )
+        info = session_info(session=session.id, nonce=nonce, job_digest=parse_text(job.digest))
+        return {
+            "session": encode64(session.id),
+            "secret": encode64(seal(keys.kem, session.secret, info=info)),
+            "seconds": (session.ends - now).total_seconds(),
+        }
+
+    async def release(self, session: Session, body: bytes) -> dict[str, Any]:
+        """Release the keys of some of the job's datasets, sealed to the attested key, if every owner of all of them agrees."""
+        wanted = Message.parse(body, "datasets").texts("datasets")
+        job = self._job(session)
+        unknown = sorted(set(wanted) - {one.dataset for one in job.inputs})
+        if unknown or not wanted:
+            raise MalformedRequestError(f"the job has no input {', '.join(unknown) or 'in an empty list'}")
+        ruling = await self._rule(session, job, "release of keys")
+        fused, granted, plain = self._prepare(session, job, ruling, tuple(sorted(set(wanted))))
+        changes = []
+        if not job.opened:
+            for one in job.inputs:
+                changes.append(text_change(USES, one.key, str(self._desk.state.uses.get(one.key, 0) + 1)))
+            changes.append(replace(job, opened=True).to_change())
+        counted = any(self._desk.state.policies[one.dataset].max_uses is not None for one in job.inputs)
+        info = release_info(
+            session=session.id,
+            counter=session.counter,
+            job_digest=parse_text(job.digest),
+            datasets=granted,
+            policy_digest=fused.digest,
+        )
+        sealed = seal(session.kem_public, plain, info=info)
+        written = await self._desk.write(
+            EntryKind.GRANT,
+            {
+                **self._about(session, job),
+                "datasets": list(fused.described),
+                "policy": fused.digest,
+                "expires": f"{ruling.expires:%FT%TZ}",
+            },
+            changes=changes,
+            administrative=bool(changes) and counted,
+        )
+        return {
+            "sealed": encode64(sealed),
+            "datasets": [list(one) for one in granted],
+            "policy_digest": fused.digest,
+            "lease": ruling.lease.total_seconds(),
+            "index": written.index,
+        }
+
+    async def renew(self, session: Session, body: bytes) -> dict[str, Any]:
+        """Renew the lease if every policy still holds; only a refusal changes anything, so only it is written down."""
+        Message.parse(body)
+        ruling = await self._rule(session, self._job(session), "renewal of the lease")
+        return {"lease": ruling.lease.total_seconds()}
+
+    async def admit(self, session: Session, body: bytes) -> dict[str, Any]:
+        """Rule on a member that the driver appraised, write the ruling down, and return its letter if it is admitted.
+
+        The driver reports what it verified and its own reasons; every owner's policy is asked as at a release, so a
+        member that would get no keys is not admitted either.
+        """
+        message = Message.parse(
+            body, "role", "key", "tee", "measurement", "tier", "simulated", "tcb_status", "advisories", "reasons"
+        )
+        if session.role is not Role.DRIVER:
+            raise StrangerError("only the driver admits members")
+        role = Role.parse(message.text("role"))
+        if role not in MEMBER_ROLES:
+            raise MalformedRequestError("a member is a worker or egress")
+        key = message.raw("key", size=KEY_DIGEST_BYTES)
+        job = self._job(session)
+        facts = TeeFacts(
+            role=role.value,
+            tee=message.text("tee", limit=40),
+            tier=message.text("tier", limit=40),
+            simulated=bool(message.fields["simulated"]),
+            measurement=message.text("measurement", limit=200),
+            tcb_status=message.text("tcb_status", limit=80),
+            advisories=message.texts("advisories", limit=64),
+        )
+        ruling = rule(job, self._desk.cases(job), tee=facts, now=self._desk.clock())
+        reasons = shorten((*message.texts("reasons"), *(ruling.reasons if isinstance(ruling, Refusal) else ())))
+        written = await self._desk.write(
+            EntryKind.ADMISSION,
+            {
+                "job": job.id,
+                "role": role.value,
+                "admitted": not reasons,
+                "key": to_text(key),
+                "measurement": facts.measurement,
+                "tier": facts.tier,
+                "simulated": facts.simulated,
+                "tcb_status": facts.tcb_status,
+                "advisories": list(facts.advisories),
+            },
+            reasons=reasons,
+        )
+        secret = self._desk.keys.admission_secret
+        letter = admission_mac(secret, job_digest=parse_text(job.digest), role=role.value, key_digest=key)
+        return {"admission": "" if reasons else encode64(letter), "reasons": list(reasons), "index": written.index}
+
+    async def deposit(self, session: Session, body: bytes) -> dict[str, Any]:
+        """Take an output that egress passed, with its key sealed to each recipient."""
+        message = Message.parse(body, "output", "digest", "location", "details", "sealed")
+        job = self._egress_job(session)
+        name, digest = message.text("output", limit=200), message.text("digest", limit=200)
+        parse_text(digest)
+        sealed = {party: _sealed_text(value) for party, value in message.mapping("sealed").items()}
+        recipients = job.outputs.get(name)
+        if recipients is None or set(sealed) != {party.fingerprint for party in recipients}:
+            raise MalformedRequestError("an output is one of the job's, sealed to exactly its recipients")
+        await self._rule(session, job, f"deposit of output {name}")
+        known = self._desk.state.outputs.get(f"{job.id}/{name}")
+        output = Output(
+            job=job.id,
+            name=name,
+            digest=digest,
+            location=message.text("location"),
+            details=_small(message.mapping("details")),
+            reasons=(),
+            sealed=sealed,
+            created=self._desk.clock(),
+        )
+        fused = fuse([self._desk.state.policies[one.dataset] for one in job.inputs])
+        waits = bool(missing_approvals(output, fused, approved=self._desk.state.approvals.get(output.id, {})))
+        again = known is not None and known.digest == digest and known.sealed == sealed  # An answer got lost.
+        written = None if again else await self._write_output(session, job, output)
+        return {"output": output.id, "state": "pending" if waits else "released", "index": written}
+
+    async def withhold(self, session: Session, body: bytes) -> dict[str, Any]:
+        """Write down that egress refused an output, with every reason; no key of it exists."""
+        message = Message.parse(body, "output", "reasons")
+        job = self._egress_job(session)
+        reasons = message.texts("reasons")
+        if not reasons:
+            raise MalformedRequestError("a refusal has reasons")
+        output = Output(
+            job=job.id,
+            name=message.text("output", limit=200),
+            digest="",
+            location="",
+            details={},
+            reasons=reasons,
+            sealed={},
+            created=self._desk.clock(),
+        )
+        return {"output": output.id, "state": "refused", "index": await self._write_output(session, job, output)}
+
+    def _introduce(self, message: Message, role: Role, keys: PublicKeys) -> Job:
+        """Return the job that the ticket or the admission is for; raise StrangerError for any other caller."""
+        digest = message.text("job", limit=200)
+        job = self._desk.state.jobs.get(parse_text(digest).hex()[:32])
+        if job is None or job.digest != digest:
+            raise StrangerError("no such job")
+        if role is Role.DRIVER and "ticket" in message:
+            if not same(ticket_digest(message.raw("ticket", size=SECRET_BYTES)), job.ticket):
+                raise StrangerError("the ticket is not for this job")
+            if job.driver and not same(job.driver, keys.digest):
+                raise ConflictError(
+                    "the ticket was used by another driver", hint="a ticket admits one driver; submit again"
+                )
+            return job
+        if role in MEMBER_ROLES and "admission" in message:
+            expected = admission_mac(
+                self._desk.keys.admission_secret,
+                job_digest=parse_text(job.digest),
+                role=role.value,
+                key_digest=keys.digest,
+            )
+            if same(message.raw("admission", size=len(expected)), expected):
+                return job
+        raise StrangerError("a driver comes with its ticket, a worker or egress with its admission")
+
+    async def _bind_driver(self, job: Job, key: bytes) -> None:
+        """Bind the ticket to the first driver key that attested with it."""
+        await self._desk.write(
+            EntryKind.ADMISSION,
+            {"job": job.id, "role": Role.DRIVER.value, "admitted": True, "key": to_text(key)},
+            changes=[job.bound_to(key).to_change()],
+        )
+
+    async def _rule(self, session: Session, job: Job, asked: str) -> Ruling:
+        ruling = rule(job, self._desk.cases(job), tee=session.tee, now=self._desk.clock())
+        if isinstance(ruling, Refusal):
+            await self._desk.refuse(asked, facts=self._about(session, job), reasons=ruling.reasons)
+        return ruling
+
+    def _prepare(
+        self, session: Session, job: Job, ruling: Ruling, wanted: tuple[str, ...]
+    ) -> tuple[Fusion, list[tuple[str, int, str]], bytes]:
+        """Return the fused policy, what is granted, and the plaintext to be sealed; the same request costs it once."""
+        digests = tuple(grant.policy_digest for grant in ruling.grants)
+        cached = session.prepared.get((wanted, digests))
+        if cached is None:
+            fused = Fusion.of(fuse([self._desk.state.policies[one.dataset] for one in job.inputs]), job, ruling)
+            granted, bundles = [], []
+            for one, grant in zip(job.inputs, ruling.grants, strict=True):
+                if one.dataset in wanted:
+                    granted.append((one.dataset, one.version, grant.policy_digest))
+                    if session.role is not Role.EGRESS:  # Egress sees outputs, so it gets no key of an input.
+                        bundles.append(self._bundle(one.key, grant))
+            recipients = {}
+            if session.role is Role.EGRESS:
+                members = self._desk.state.members
+                recipients = {
+                    party.fingerprint: members[party.fingerprint].kem_public
+                    for party in job.recipients
+                    if party.fingerprint in members
+                }
+            plain = cbor2.dumps([bundles, reveal(job.output_key), fused.encoded, recipients])
+            session.prepared.clear()
+            cached = session.prepared[wanted, digests] = (fused, granted, plain)
+        return cast("tuple[Fusion, list[tuple[str, int, str]], bytes]", cached)
+
+    def _bundle(self, key: str, grant: Grant) -> bytes:
+        """Return the encoded keys of one dataset: the columns granted and no other."""
+        dataset = self._desk.state.datasets[key]
+        if dataset.kind != "table":
+            return DatasetKeys.for_files(dataset.dek, dataset=dataset.name, version=dataset.version).encode()
+        columns = dataset.columns if not grant.columns or "*" in grant.columns else grant.columns
+        return DatasetKeys.from_dek(
+            dataset.dek, dataset=dataset.name, version=dataset.version, columns=columns
+        ).encode()
+
+    def _job(self, session: Session) -> Job:
+        return self._desk.state.jobs[session.job]
+
+    def _egress_job(self, session: Session) -> Job:
+        if session.role is not Role.EGRESS:
+            raise StrangerError("only egress deposits outputs")
+        return self._job(session)
+
+    async def _write_output(self, session: Session, job: Job, output: Output) -> int:
+        if output.id in self._desk.state.outputs:
+            raise ConflictError(f"output {output.id} was deposited before")
+        written = await self._desk.write(
+            EntryKind.OUTPUT,
+            {
+                **self._about(session, job),
+                "output": output.id,
+                "digest": output.digest,
+                "recipients": [str(party) for party in job.outputs.get(output.name, ())],
+            },
+            reasons=output.reasons,
+            changes=[output.to_change()],
+        )
+        return written.index
+
+    def _about(self, session: Session, job: Job) -> dict[str, Any]:
+        """Return what a ledger entry says of a session."""
+        result: AttestationResult = session.result
+        return {
+            "job": job.id,
+            "analyst": str(job.analyst),
+            "purpose": job.purpose,
+            "program": job.program,
+            "role": session.role.value,
+            "key": to_text(session.key_digest),
+            "measurement": result.measurement,
+            "tee": result.tee,
+            "tcb_status": result.tcb_status,
+            "tier": str(result.tier),
+            "simulated": result.simulated,
+            "collateral": result.collateral_digest,
+        }
+
+
+def _small(details: dict[str, Any]) -> dict[str, Any]:
+    if len(json.dumps(details)) > MAX_DETAILS:
+        raise MalformedRequestError(f"an output's details have at most {MAX_DETAILS} bytes")
+    return details
+
+
+def _sealed_text(value: object) -> str:
+    if not isinstance(value, str) or len(value) > MAX_SEALED:
+        raise MalformedRequestError("a sealed key is base64")
+    decode64(value, name="a sealed key")
+    return value

@@ -1,0 +1,165 @@
+"""Rule on a job's request for keys: at submission, release, renewal and when a result is fetched.
+
+
+Pure: takes records, policies, verified facts and a time. Every owner's policy is asked each time, all or nothing, and
+a refusal carries every reason of every owner (spec/4-release.md §8).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from strongroom.attestation.appraisal import AttestationResult
+from strongroom.broker.records import Dataset, Job, Output
+from strongroom.policy.document import DataUsePolicy
+from strongroom.policy.evaluate import Grant, Refusal, evaluate
+from strongroom.policy.facts import Facts
+from strongroom.policy.fusion import FusedPolicy
+from strongroom.statements import PartyId
+
+_MAX_REASONS = 48
+_MAX_REASON = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputCase:
+    """One input of a job as it stands at this moment: what is asked, and what its owner says."""
+
+    dataset: Dataset | None
+    name: str
+    columns: tuple[str, ...]
+    policy: DataUsePolicy | None
+    uses: int
+    revoked: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ruling:
+    """One grant per input, in the job's order, and the shortest lease among them."""
+
+    grants: tuple[Grant, ...]
+    lease: timedelta
+    expires: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TeeFacts:
+    """The part of the facts that comes from evidence."""
+
+    role: str
+    tier: str
+    simulated: bool
+    tee: str
+    measurement: str
+    tcb_status: str
+    advisories: tuple[str, ...]
+
+    @classmethod
+    def of(cls, result: AttestationResult, *, role: str) -> TeeFacts:
+        """Return what the policies need to know of an attestation result."""
+        return cls(
+            role=role,
+            tier=str(result.tier),
+            simulated=result.simulated,
+            tee=result.tee,
+            measurement=result.measurement,
+            tcb_status=result.tcb_status,
+            advisories=tuple(result.advisories),
+        )
+
+    @classmethod
+    def foreseen(cls, policy: DataUsePolicy) -> TeeFacts:
+        """Return the best case that ``policy`` itself names, so that only what cannot change refuses a job early."""
+        measurement = next(iter(policy.tee.measurements.get("driver", ())), "")
+        return cls(
+            role="driver",
+            tier=next(iter(policy.tee.tiers), ""),
+            simulated=False,
+            tee=measurement.partition(":")[0],
+            measurement=measurement,
+            tcb_status=next(iter(policy.tee.tcb), ""),
+            advisories=(),
+        )
+
+
+def rule(job: Job, cases: Sequence[InputCase], *, tee: TeeFacts | None, now: datetime) -> Ruling | Refusal:
+    """Return a grant for every input of ``job``, or every reason of every owner why not.
+
+    ``tee`` is None only before there is evidence (submission) or after the job ended (a result is fetched): then each
+    policy is asked with the TEE that it itself names, and no key of a dataset is released on the answer.
+    """
+    grants: list[Grant] = []
+    reasons: list[str] = []
+    if not cases:
+        reasons.append("the job has no input")
+    for case in cases:
+        if case.dataset is None:
+            reasons.append(f"{case.name}: no dataset of this name and version is registered")
+            continue
+        if case.policy is None:
+            reasons.append(f"{case.name}: there is no policy, so nothing is permitted")
+            continue
+        decision = evaluate(case.policy, _facts(job, case, tee or TeeFacts.foreseen(case.policy)), now=now)
+        if isinstance(decision, Refusal):
+            reasons.extend(f"{case.name}: {reason}" for reason in decision.reasons)
+        else:
+            grants.append(decision)
+    if reasons:
+        return Refusal(reasons=tuple(reasons))
+    lease = min(grant.lease for grant in grants)
+    return Ruling(grants=tuple(grants), lease=lease, expires=now + lease)
+
+
+def missing_approvals(output: Output, policy: FusedPolicy, *, approved: Mapping[str, str]) -> tuple[str, ...]:
+    """Return one reason for each approval rule that ``output`` does not satisfy yet.
+
+    ``approved`` maps a party's fingerprint to the digest that it approved; another digest counts as nothing.
+    """
+    reasons = []
+    for approval in policy.approvals:
+        given = [party for party in approval.of if approved.get(party.fingerprint) == output.digest]
+        if len(given) < approval.needed:
+            of = ", ".join(str(party) for party in approval.of)
+            reasons.append(f"output {output.id} has {len(given)} of {approval.needed} approvals by {of}")
+    return tuple(reasons)
+
+
+def unknown_recipients(recipients: Sequence[PartyId], members: Mapping[str, object]) -> tuple[str, ...]:
+    """Return one reason for each recipient that is not enrolled, because no result could be sealed to it."""
+    return tuple(
+        f"the recipient {party} is not a member of this broker"
+        for party in recipients
+        if party.fingerprint not in members
+    )
+
+
+def shorten(reasons: Sequence[str]) -> tuple[str, ...]:
+    """Return ``reasons`` so that they always fit a ledger entry: long ones cut, and what is left out counted."""
+    kept = [reason if len(reason) <= _MAX_REASON else reason[: _MAX_REASON - 1] + "…" for reason in reasons]
+    if len(kept) > _MAX_REASONS:
+        kept = [*kept[: _MAX_REASONS - 1], f"and {len(kept) - _MAX_REASONS + 1} more reasons"]
+    return tuple(kept)
+
+
+def _facts(job: Job, case: InputCase, tee: TeeFacts) -> Facts:
+    return Facts(
+        dataset=case.name,
+        purpose=job.purpose,
+        analyst=job.analyst,
+        kind=job.kind,
+        program=job.program,
+        role=tee.role,
+        tier=tee.tier,
+        simulated=tee.simulated,
+        tee=tee.tee,
+        measurement=tee.measurement,
+        tcb_status=tee.tcb_status,
+        advisories=tee.advisories,
+        columns=case.columns,
+        recipients=job.recipients,
+        uses=case.uses,
+        revoked=case.revoked,
+        first_use=not job.opened,
+    )

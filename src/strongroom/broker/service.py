@@ -1,0 +1,183 @@
+"""Serve the doors over TLS 1.3, and nothing else (spec/4-release.md §4).
+
+Routes a request to its door, proves sessions, turns errors into what the caller may know. Every answer carries the
+newest checkpoint. It logs kinds and paths, never bodies.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+import secrets
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from strongroom.broker.desk import ConflictError, Desk, RecordedRefusalError, StrangerError
+from strongroom.broker.doors.analysts import AnalystsDoor
+from strongroom.broker.doors.owners import OwnersDoor
+from strongroom.broker.doors.public import PublicDoor
+from strongroom.broker.doors.workloads import WorkloadsDoor
+from strongroom.broker.names import CHECKPOINT_HEADER, SESSION_HEADER
+from strongroom.broker.requests import MalformedRequestError, decode64
+from strongroom.broker.sessions import Session, SessionError, SessionProofError, StaleNonceError
+from strongroom.errors import (
+    EnvelopeError,
+    EvidenceError,
+    LedgerError,
+    PolicyError,
+    RefusedError,
+    StrongroomError,
+    UsageError,
+)
+
+SMALL = 16 << 10
+MEDIUM = 1 << 20
+LARGE = 16 << 20
+
+log = logging.getLogger("strongroom.broker")
+
+Open = Callable[[bytes], Awaitable[dict[str, Any]]]
+Proven = Callable[[Session, bytes], Awaitable[dict[str, Any]]]
+
+
+class Scope(Protocol):
+    """What RSGI says of a request."""
+
+    proto: str
+    method: str
+    path: str
+    headers: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """A door's opening: who answers, how much it takes, whether a session must be proven first."""
+
+    limit: int
+    open: Open | None = None
+    proven: Proven | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What goes back: a status and a JSON object."""
+
+    status: int
+    body: bytes
+
+
+class Service:
+    """The broker's one application; ``serve`` is what the server calls for each request."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        public, owners = PublicDoor(desk), OwnersDoor(desk)
+        analysts, workloads = AnalystsDoor(desk), WorkloadsDoor(desk)
+        self._routes: dict[str, Route] = {
+            "/v1/evidence": Route(limit=SMALL, open=public.evidence),
+            "/v1/nonce": Route(limit=SMALL, open=public.nonce),
+            "/v1/checkpoint": Route(limit=SMALL, open=public.checkpoint),
+            "/v1/entries": Route(limit=SMALL, open=public.entries),
+            "/v1/inclusion": Route(limit=SMALL, open=public.inclusion),
+            "/v1/consistency": Route(limit=SMALL, open=public.consistency),
+            "/v1/members": Route(limit=MEDIUM, open=owners.enrol),
+            "/v1/datasets": Route(limit=LARGE, open=owners.register),
+            "/v1/policies": Route(limit=LARGE, open=owners.update_policy),
+            "/v1/revocations": Route(limit=SMALL, open=owners.revoke),
+            "/v1/approvals": Route(limit=SMALL, open=owners.approve),
+            "/v1/pending": Route(limit=SMALL, open=owners.pending),
+            "/v1/jobs": Route(limit=LARGE, open=analysts.submit),
+            "/v1/results": Route(limit=SMALL, open=analysts.fetch),
+            "/v1/attest": Route(limit=MEDIUM, open=workloads.attest),
+            "/v1/release": Route(limit=MEDIUM, proven=workloads.release),
+            "/v1/renew": Route(limit=SMALL, proven=workloads.renew),
+            "/v1/admissions": Route(limit=MEDIUM, proven=workloads.admit),
+            "/v1/outputs": Route(limit=LARGE, proven=workloads.deposit),
+            "/v1/withheld": Route(limit=MEDIUM, proven=workloads.withhold),
+        }
+
+    async def __rsgi__(self, scope: Scope, protocol: Any) -> None:  # noqa: ANN401  granian's protocol object
+        """Answer one request; whatever happens, the answer is JSON and says no more than it must."""
+        if scope.proto != "http":
+            protocol.close(None)
+            return
+        answer = await self._answer(scope, protocol)
+        note = base64.b64encode(self._desk.book.note.encode()).decode()
+        headers = [("content-type", "application/json"), (CHECKPOINT_HEADER, note), ("cache-control", "no-store")]
+        protocol.response_bytes(answer.status, headers, answer.body)
+
+    async def _answer(self, scope: Scope, protocol: Any) -> Answer:  # noqa: ANN401  granian's protocol object
+        try:
+            route = self._routes.get(scope.path)
+            if route is None or scope.method != "POST":
+                return _error(404, "UnknownDoorError", public=True, message=f"no door at {scope.path[:80]}")
+            body = await _read(scope, protocol, route.limit)
+            if route.open is not None:
+                found = await route.open(body)
+            elif route.proven is not None:
+                found = await route.proven(self._prove(scope, body), body)
+            else:
+                return _error(404, "UnknownDoorError", public=False, message="")
+            return Answer(status=200, body=json.dumps(found).encode())
+        except StrongroomError as error:
+            return _explain(error, scope.path)
+        except Exception:
+            log.exception("request_failed", extra={"path": scope.path})
+            return _error(500, "InternalError", public=False, message="")
+
+    def _prove(self, scope: Scope, body: bytes) -> Session:
+        """Return the session that the request proves to belong to."""
+        parts = str(scope.headers.get(SESSION_HEADER) or "").split(".")
+        if len(parts) != 3 or not parts[1].isdecimal() or len(parts[1]) > 15:  # noqa: PLR2004  id, counter, proof
+            raise SessionProofError(f"the {SESSION_HEADER} header is <session>.<counter>.<proof>", step="session")
+        return self._desk.sessions.verify(
+            decode64(parts[0], name="the session"),
+            counter=int(parts[1]),
+            proof=decode64(parts[2], name="the proof"),
+            path=scope.path,
+            body=body,
+            now=self._desk.clock(),
+        )
+
+
+async def _read(scope: Scope, protocol: Any, limit: int) -> bytes:  # noqa: ANN401  granian's protocol object
+    """Return the body; raise MalformedRequestError as soon as it is too large."""
+    stated = str(scope.headers.get("content-length") or "0")
+    if not stated.isdecimal() or int(stated) > limit:
+        raise MalformedRequestError(f"this door takes at most {limit} bytes")
+    parts, size = [], 0
+    async for part in protocol:
+        size += len(part)
+        if size > limit:
+            raise MalformedRequestError(f"this door takes at most {limit} bytes")
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _explain(error: StrongroomError, path: str) -> Answer:
+    """Return what the caller may know: reasons to those concerned, a kind to strangers."""
+    log.info("request_refused", extra={"path": path, "kind": error.kind})
+    if isinstance(error, RecordedRefusalError):
+        extra = {"reasons": list(error.reasons), "index": error.index}
+        return _error(403, "RefusedError", public=True, message=error.message, hint=error.hint, **extra)
+    if isinstance(error, RefusedError):
+        return _error(403, "RefusedError", public=True, message=error.message, reasons=list(error.reasons))
+    if isinstance(error, StrangerError | SessionError | SessionProofError | StaleNonceError):
+        return _error(401, error.kind, public=False, message=error.message)
+    if isinstance(error, ConflictError):
+        return _error(409, error.kind, public=True, message=error.message, hint=error.hint)
+    # What is wrong with a document is told to whoever sent it: it says nothing that the sender did not.
+    if isinstance(
+        error, MalformedRequestError | PolicyError | EnvelopeError | LedgerError | EvidenceError | UsageError
+    ):
+        return _error(400, error.kind, public=True, message=error.message, hint=error.hint)
+    return _error(500 if error.exit_code == 1 else 400, error.kind, public=False, message=error.message)
+
+
+def _error(status: int, kind: str, *, public: bool, message: str, **more: Any) -> Answer:  # noqa: ANN401  JSON
+    body: dict[str, Any] = {"kind": kind, "request": secrets.token_hex(8)}
+    if public:
+        body |= {"message": message, **more}
+    return Answer(status=status, body=json.dumps(body).encode())

@@ -1,0 +1,138 @@
+"""Keep nonces and sessions: short-lived, bounded, in memory only (spec/4-release.md §4.2, §7.1).
+
+A nonce answers once within a minute. A session begins with evidence, ends soon, and every request in it proves
+possession of the secret that was sealed to the attested key. A restart forgets them all; workloads attest again.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from strongroom.attestation.appraisal import AttestationResult
+from strongroom.attestation.roles import Role
+from strongroom.broker.release import TeeFacts
+from strongroom.broker.seals import SECRET_BYTES, SESSION_BYTES, request_mac
+from strongroom.digests import same
+from strongroom.errors import EvidenceError
+
+NONCE_BYTES = 32
+NONCE_LIFETIME = timedelta(seconds=60)
+SESSION_LIFETIME = timedelta(minutes=10)
+MAX_NONCES = 65_536
+MAX_SESSIONS = 16_384
+
+
+class StaleNonceError(EvidenceError):
+    """A nonce was not issued here, was used before, or is older than a minute."""
+
+
+class SessionError(EvidenceError):
+    """A session does not exist (any more); attest again."""
+
+
+class SessionProofError(EvidenceError):
+    """A request in a session is not by the holder of its secret, or was sent before."""
+
+
+class Nonces:
+    """Nonces that were issued and not yet used; the oldest give way when there are too many."""
+
+    def __init__(self, *, random: Callable[[int], bytes] = os.urandom) -> None:
+        self._random = random
+        self._issued: OrderedDict[bytes, datetime] = OrderedDict()
+
+    def issue(self, *, now: datetime) -> bytes:
+        """Return a fresh nonce."""
+        while self._issued and (
+            len(self._issued) >= MAX_NONCES or next(iter(self._issued.values())) + NONCE_LIFETIME < now
+        ):
+            self._issued.popitem(last=False)
+        nonce = self._random(NONCE_BYTES)
+        self._issued[nonce] = now
+        return nonce
+
+    def use(self, nonce: bytes, *, now: datetime) -> None:
+        """Use ``nonce`` up; raise StaleNonceError if it was not fresh."""
+        issued = self._issued.pop(nonce, None)
+        if issued is None or not issued <= now <= issued + NONCE_LIFETIME:
+            raise StaleNonceError(
+                "the nonce is unknown, used or older than a minute",
+                step="nonce",
+                hint="ask for a new nonce and answer it at once; each answers once",
+            )
+
+
+@dataclass(slots=True, kw_only=True)
+class Session:
+    """One attested workload, for ten minutes at most."""
+
+    id: bytes
+    secret: bytes = field(repr=False)
+    role: Role
+    job: str
+    tee: TeeFacts
+    result: AttestationResult = field(repr=False)
+    key_digest: bytes
+    kem_public: bytes = field(repr=False)
+    ends: datetime
+    counter: int = 0
+    prepared: dict[object, object] = field(default_factory=dict, repr=False)
+
+
+class Sessions:
+    """The sessions that are open; the oldest give way when there are too many."""
+
+    def __init__(self, *, random: Callable[[int], bytes] = os.urandom) -> None:
+        self._random = random
+        self._open: OrderedDict[bytes, Session] = OrderedDict()
+
+    def start(
+        self,
+        *,
+        role: Role,
+        job: str,
+        tee: TeeFacts,
+        result: AttestationResult,
+        key_digest: bytes,
+        kem_public: bytes,
+        now: datetime,
+    ) -> Session:
+        """Open a session for a workload whose evidence was appraised."""
+        while self._open and (len(self._open) >= MAX_SESSIONS or next(iter(self._open.values())).ends < now):
+            self._open.popitem(last=False)
+        session = Session(
+            id=self._random(SESSION_BYTES),
+            secret=self._random(SECRET_BYTES),
+            role=role,
+            job=job,
+            tee=tee,
+            result=result,
+            key_digest=key_digest,
+            kem_public=kem_public,
+            ends=now + SESSION_LIFETIME,
+        )
+        self._open[session.id] = session
+        return session
+
+    def verify(
+        self, session_id: bytes, *, counter: int, proof: bytes, path: str, body: bytes, now: datetime
+    ) -> Session:
+        """Return the session if ``proof`` is by its holder over exactly this request, and the counter moved on."""
+        session = self._open.get(session_id)
+        if session is None or session.ends <= now:
+            raise SessionError(
+                "no such session, or it ended", step="session", hint="attest again; a session lasts ten minutes"
+            )
+        expected = request_mac(session.secret, path=path, session=session_id, counter=counter, body=body)
+        if not same(proof, expected):
+            raise SessionProofError("the request does not prove possession of the session's secret", step="session")
+        if counter <= session.counter:
+            raise SessionProofError(
+                f"request {counter} of the session came after request {session.counter}", step="session"
+            )
+        session.counter = counter
+        return session
