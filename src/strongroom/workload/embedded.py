@@ -98,7 +98,7 @@ class EmbeddedEngine:
         self._connection = _connect(limit, workers)
         self._parser = _connect(1 << 26, 1)  # holds no table: it only takes queries apart
         for name, dataset in self._tables.items():
-            self._connection.register(name, dataset)
+            _register(self._connection, name, dataset)
         for connection in (self._connection, self._parser):
             connection.execute("SET disabled_filesystems = 'LocalFileSystem'")
             connection.execute("SET lock_configuration = true")  # from here on, no setting can change
@@ -216,6 +216,17 @@ def _connect(memory_limit: int, threads: int) -> duckdb.DuckDBPyConnection:
     return connection
 
 
+def _register(connection: duckdb.DuckDBPyConnection, name: str, dataset: ds.Dataset) -> None:
+    """Let queries see a dataset under ``name``; raise UsageError if DuckDB has no type for one of its columns."""
+    try:
+        connection.register(name, dataset)
+    except duckdb.Error as error:
+        raise UsageError(
+            f"table {name} has a column of a type that SQL cannot hold: {error}",
+            hint="release other columns, or convert it before encrypting (decimals have at most 38 digits)",
+        ) from error
+
+
 def _memory_share() -> int:
     """Return six tenths of the memory this process may have; the rest is for Arrow and Python."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -331,7 +342,7 @@ def _read(read: Callable[[], Result], *, connection: duckdb.DuckDBPyConnection, 
         changed = isinstance(error, OSError) or "get_next failed" in str(error)
         if changed and _NOT_AUTHENTIC.search(str(error)):
             authentic = False
-        kind = re.sub(r"(Exception|Error)$", "", type(error).__name__)
+        kind = re.sub(r"(?<=.)(Exception|Error)$", "", type(error).__name__)
         failure = QueryFailedError(
             f"the query failed while reading data ({kind}); the value is withheld",
             hint="check casts, divisions and lengths; the same query on data of your own shows the full message",

@@ -233,6 +233,12 @@ def test_what_is_not_a_dataset_is_refused():
         EmbeddedEngine({"t": PATIENTS})
 
 
+def test_a_type_that_sql_cannot_hold_is_named():
+    wide = pa.table({"wide": pa.array([None], pa.decimal256(40, 2))})
+    with pytest.raises(UsageError, match="table t has a column of a type"):
+        EmbeddedEngine({"t": ds.dataset(wide)})
+
+
 def test_too_little_memory_is_refused():
     with pytest.raises(UsageError, match="at least 1 MiB"):
         EmbeddedEngine({}, memory_limit=1000)
