@@ -169,15 +169,23 @@ class TdxTee(_RealTee):
 
     tee: TeeName = "tdx"
 
-    def __init__(self, reports: TsmReports, *, collateral: CollateralSource | None, event_log: Path) -> None:
+    def __init__(
+        self,
+        reports: TsmReports,
+        *,
+        collateral: CollateralSource | None,
+        event_log: Path,
+        first_pause: float = _FIRST_PAUSE,
+    ) -> None:
         super().__init__(collateral)
+        self._first_pause = first_pause
         self._reports = reports
         self._event_log = event_log
 
     def evidence(self, report_data: bytes) -> Evidence:
         """Return evidence over 64 bytes of report data, with the boot event log; retry a bounded time while busy."""
         _check_length(report_data)
-        pause = _FIRST_PAUSE
+        pause = self._first_pause
         for attempt in range(1, _ATTEMPTS + 1):
             try:
                 quote = self._quote(report_data)

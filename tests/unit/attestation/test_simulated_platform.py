@@ -293,7 +293,7 @@ def sleeping_package(package, directory, *, seconds=60):
     shutil.copytree(package, copy)
     (copy / "workload" / "worker.py").write_text(
         "import subprocess, time\nfrom strongroom.attestation import providers\nproviders.detect()\n"
-        "child = subprocess.Popen(['sleep', '60'])\nprint(child.pid, flush=True)\n"
+        "child = subprocess.Popen(['sleep', '10'])\nprint(child.pid, flush=True)\n"
         f"time.sleep({seconds})\n"
     )
     return copy

@@ -14,7 +14,7 @@ from strongroom.attestation.anchors import INTEL
 from strongroom.attestation.appraisal import AppraisalPolicy, TrustAnchor, Verifier
 from strongroom.attestation.evidence import Evidence, SgxQuote, TdxQuote, parse_quote
 from strongroom.attestation.memory import CollateralMemory
-from strongroom.attestation.simulated.faults import Faults
+from strongroom.attestation.simulated.faults import NO_FAULTS, Faults
 from strongroom.attestation.simulated.pki import ORGANIZATION, Vendor
 from strongroom.attestation.simulated.quoting import SgxFacts, TdxFacts, quote_sgx, quote_tdx
 from strongroom.errors import EvidenceError
@@ -30,7 +30,7 @@ def vendor():
     return Vendor(b"seed" * 8)
 
 
-def quotes(vendor, faults=Faults()):
+def quotes(vendor, faults=NO_FAULTS):
     return {
         "sgx v3": quote_sgx(vendor, ENCLAVE, report_data=REPORT_DATA, faults=faults),
         "tdx v4": quote_tdx(vendor, DOMAIN, report_data=REPORT_DATA, faults=faults),
@@ -46,7 +46,7 @@ class Fixed:
         return self.text
 
 
-def appraise(vendor, kind, *, faults=Faults(), anchor=None, policy=None, now=NOW):
+def appraise(vendor, kind, *, faults=NO_FAULTS, anchor=None, policy=None, now=NOW):
     tee = kind[:3]
     signer = vendor.impostor() if faults.wrong_root else vendor
     quote = quotes(signer, faults)[kind]
