@@ -60,9 +60,15 @@ def _judge_scope(scope: Scope, lineage: Lineage, floors: Floors) -> Iterator[str
         yield f"a subquery refers to {', '.join(outer)} outside of it; write it as a join"
     if select.args.get("limit") and not select.args.get("order"):
         yield "LIMIT without ORDER BY returns whatever comes first; add ORDER BY"
+    for join in select.args.get("joins") or ():
+        if str(join.args.get("kind") or "").upper() in {"SEMI", "ANTI"}:
+            yield "SEMI and ANTI JOIN tell of rows that no group counts; write JOIN"
     for node in select.find_all(exp.Subquery, exp.Table):
         if node.args.get("joins") or (isinstance(node, exp.Subquery) and not isinstance(node.this, exp.Query)):
             yield "joins in parentheses cannot be followed; write them one after the other"
+    followed = {id(node) for node, _ in scope.selected_sources.values()}
+    if any(id(table) not in followed for table in scope.tables):
+        yield "a table is read where it cannot be followed; name it in FROM or JOIN"
     if lineage.reads_rows(scope):
         yield from _judge_reading(scope, floors)
         if lineage.yields_rows(scope):
@@ -76,9 +82,6 @@ def _judge_reading(scope: Scope, floors: Floors) -> Iterator[str]:
     select = scope.expression
     if any(True for _ in scope.find_all(exp.Window)) or select.args.get("qualify"):
         yield "window functions compare single rows; use them in a SELECT around the one that aggregates"
-    for join in select.args.get("joins") or ():
-        if str(join.args.get("kind") or "").upper() in {"SEMI", "ANTI"}:
-            yield "SEMI and ANTI JOIN tell of rows that no group counts; write JOIN"
     for _, source in scope.selected_sources.values():
         if not isinstance(source, exp.Table):
             continue
@@ -104,7 +107,10 @@ def _judge_groups(scope: Scope, lineage: Lineage) -> Iterator[str]:
     """Rule on a SELECT that aggregates rows."""
     select = scope.expression
     group = select.args.get("group")
-    if group is not None and any(value for part, value in group.args.items() if part != "expressions"):
+    if group is not None and (
+        any(value for part, value in group.args.items() if part != "expressions")
+        or group.find(exp.Rollup, exp.Cube, exp.GroupingSets)
+    ):
         yield "ROLLUP, CUBE, GROUPING SETS and GROUP BY ALL give away what is dropped; name the groups"
     if any(True for _ in scope.find_all(exp.Filter, exp.WithinGroup)):
         yield "FILTER and WITHIN GROUP pick rows within a group; use WHERE or GROUP BY"

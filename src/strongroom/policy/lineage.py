@@ -112,7 +112,7 @@ class Lineage:
         here, select = id(scope.expression), scope.expression
         sources = [source for _, source in scope.selected_sources.values()]
         if isinstance(select, exp.SetOperation):
-            sources = list(scope.union_scopes)
+            sources = list(scope.set_operation_scopes)
         feeds = [isinstance(source, exp.Table) or id(source.expression) in self._yields for source in sources]
         if any(feeds):
             self._reads.add(here)

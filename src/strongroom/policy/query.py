@@ -7,7 +7,7 @@ query that cannot be shown to keep the policy is refused, with every reason.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 
 import sqlglot
 from sqlglot import exp
@@ -46,18 +46,42 @@ def check_sql(text: str, fused: FusedPolicy, tables: Mapping[str, Sequence[str]]
     than 1, only aggregates pass, and groups that are too small are dropped from the result by the returned query.
     """
     query = _parse(text, dialect)
-    known = {name.casefold(): _permitted(name, columns, fused) for name, columns in tables.items()}
-    reasons = [*find_foreign(query, dialect=dialect), *_judge_names(query, known)]
-    if not reasons:
-        spelled = _spellings(query, tables)
-        query = _resolve(query, known, dialect)
-        reasons = [*find_foreign(query, dialect=dialect), *_judge_columns(query, tables, known)]
-        if fused.minimum_group.size > 1:
-            reasons += hold_groups(query, Floors.of(fused, known), dialect=dialect)
+    try:
+        return _write(_check(query, fused, tables, dialect=dialect), dialect)
+    except (SqlglotError, RecursionError) as error:
+        said = str(error).splitlines()
+        raise QueryError([f"the names in the query cannot be resolved: {said[0][:200] if said else ''}"]) from error
+
+
+def _check(query: exp.Query, fused: FusedPolicy, tables: Mapping[str, Sequence[str]], *, dialect: str) -> exp.Query:
+    """Return the resolved and rewritten query; raise QueryError listing every reason against it."""
+    asked = {name.casefold(): {column.casefold(): column for column in columns} for name, columns in tables.items()}
+    known = {
+        name.casefold(): {column.casefold(): column for column in columns if fused.permits_column(name, column)}
+        for name, columns in tables.items()
+    }
+    strangers = sorted(name for name in known if name not in fused.datasets)
+    reasons = [f"no policy covers input {name!r}, so nothing may be read from it" for name in strangers]
+    reasons += [*find_foreign(query, dialect=dialect), *_judge_names(query, known)]
     if reasons:
         raise QueryError(reasons)
-    _restore_names(query, spelled)
-    return _write(query, dialect)
+    # First every name against all columns, so that what is withheld is called that; then, with stars expanded, against
+    # the permitted ones only.
+    resolved = _resolve(query, asked, dialect=dialect, stars=False)
+    reasons = list(_judge_columns(resolved, asked, known))
+    if not reasons:
+        resolved = _resolve(query, known, dialect=dialect, stars=True)
+        reasons = [
+            *find_foreign(resolved, dialect=dialect),
+            *_judge_columns(resolved, asked, known),
+            *_judge_stars(resolved),
+        ]
+    if fused.minimum_group.size > 1:
+        reasons += hold_groups(resolved, Floors.of(fused, known), dialect=dialect)
+    if reasons:
+        raise QueryError(reasons)
+    _restore_names(resolved, _spellings(query, tables))
+    return resolved
 
 
 def _parse(text: str, dialect: str) -> exp.Query:
@@ -95,11 +119,6 @@ def _depths(text: str) -> Iterator[int]:
             depth -= 1
 
 
-def _permitted(name: str, columns: Sequence[str], fused: FusedPolicy) -> dict[str, str]:
-    """Return the permitted columns of a table, by how engines compare them."""
-    return {column.casefold(): column for column in columns if fused.permits_column(name, column)}
-
-
 def _judge_names(query: exp.Query, known: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
     """Rule on the names of tables and on names that the query gives."""
     for cte in query.find_all(exp.CTE):
@@ -110,39 +129,39 @@ def _judge_names(query: exp.Query, known: Mapping[str, Mapping[str, str]]) -> It
             yield f"the name {identifier.name!r} begins with {RESERVED}, which is reserved"
     named = {cte.alias.casefold() for cte in query.find_all(exp.CTE)}
     for table in query.find_all(exp.Table):
-        if table.name.casefold() not in known and table.name.casefold() not in named:
+        if table.name and table.name.casefold() not in known and table.name.casefold() not in named:
             inputs = ", ".join(sorted(known)) or "(none)"
             yield f"table {table.name!r} is not an input of the job, must be one of {inputs}"
 
 
-def _resolve(query: exp.Query, known: Mapping[str, Mapping[str, str]], dialect: str) -> exp.Query:
-    """Return the query with every star expanded and every name resolved."""
-    schema = {name: dict.fromkeys(columns, "UNKNOWN") for name, columns in known.items()}
-    try:
-        return qualify(query.copy(), dialect=dialect, schema=schema, validate_qualify_columns=False)
-    except (SqlglotError, RecursionError, ValueError) as error:
-        said = str(error).splitlines()
-        raise QueryError([f"the names in the query cannot be resolved: {said[0][:200] if said else ''}"]) from error
+def _resolve(query: exp.Query, columns: Mapping[str, Mapping[str, str]], *, dialect: str, stars: bool) -> exp.Query:
+    """Return the query with every name resolved against ``columns`` and, if ``stars``, every star expanded to them."""
+    schema = {name: dict.fromkeys(of_table, "UNKNOWN") for name, of_table in columns.items()}
+    resolved: exp.Query = qualify(
+        query.copy(), dialect=dialect, schema=schema, expand_stars=stars, validate_qualify_columns=False
+    )
+    return resolved
+
+
+def _judge_stars(query: exp.Query) -> Iterator[str]:
+    for star in query.find_all(exp.Star):
+        if not isinstance(star.parent, exp.Count):
+            yield "a * cannot be resolved to columns; name the columns"
 
 
 def _judge_columns(
-    query: exp.Query, tables: Mapping[str, Sequence[str]], known: Mapping[str, Mapping[str, str]]
+    query: exp.Query, asked: Mapping[str, Mapping[str, str]], known: Mapping[str, Mapping[str, str]]
 ) -> Iterator[str]:
     """Rule on every column: it belongs to a source in sight, and a table's columns are permitted ones."""
-    withheld = {
-        name.casefold(): {column.casefold() for column in columns} - known[name.casefold()].keys()
-        for name, columns in tables.items()
-    }
+    withheld = {name: columns.keys() - known[name].keys() for name, columns in asked.items()}
     for scope in traverse_scope(query):
-        for star in scope.find_all(exp.Star):
-            if not isinstance(star.parent, exp.Count):
-                yield "a * cannot be resolved to columns; name the columns"
         for column in scope.columns:
-            yield from _judge_column(column, scope, known, withheld)
+            if not isinstance(column.this, exp.Star):
+                yield from _judge_column(column, scope, known, withheld)
 
 
 def _judge_column(
-    column: exp.Column, scope: Scope, known: Mapping[str, Mapping[str, str]], withheld: Mapping[str, set[str]]
+    column: exp.Column, scope: Scope, known: Mapping[str, Mapping[str, str]], withheld: Mapping[str, Set[str]]
 ) -> Iterator[str]:
     if not column.table:
         if not _names_a_result(column, scope):
@@ -166,18 +185,17 @@ def _judge_column(
 
 def _names_a_result(column: exp.Column, scope: Scope) -> bool:
     """Return whether an unqualified name in ORDER BY stands for one of the query's own results."""
-    return column.find_ancestor(exp.Order, exp.Select) is not None and bool(
-        isinstance(column.find_ancestor(exp.Order, exp.Select), exp.Order)
-        and column.name in scope.expression.named_selects
-    )
+    ordering = isinstance(column.find_ancestor(exp.Order, exp.Select), exp.Order)
+    return ordering and column.name in scope.expression.named_selects
 
 
 def _find_source(scope: Scope, alias: str) -> exp.Table | Scope | None:
     """Return what an alias stands for, looking outwards as SQL does."""
     here: Scope | None = scope
     while here is not None:
-        if alias in here.selected_sources:
-            return here.selected_sources[alias][1]
+        if alias in here.sources:
+            found: exp.Table | Scope = here.sources[alias]
+            return found
         here = here.parent
     return None
 
@@ -193,9 +211,11 @@ def _spellings(query: exp.Query, tables: Mapping[str, Sequence[str]]) -> dict[st
 
 
 def _restore_names(query: exp.Query, spelled: Mapping[str, str]) -> None:
-    for projection in query.selects:
-        if isinstance(projection, exp.Alias) and projection.alias in spelled:
-            projection.set("alias", exp.to_identifier(spelled[projection.alias], quoted=True))
+    """Give the results the names that the analyst wrote, and a plain one to each that has none."""
+    for number, projection in enumerate(query.selects):
+        if isinstance(projection, exp.Alias):
+            name = spelled.get(projection.alias, projection.alias)
+            projection.set("alias", exp.to_identifier(f"_col_{number}" if name == "*" else name, quoted=True))
 
 
 def _write(query: exp.Query, dialect: str) -> str:
