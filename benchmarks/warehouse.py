@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from strongroom.envelope.custody import Custody, create_custody
 from strongroom.envelope.keys import DatasetKeys
 from strongroom.envelope.manifest import Manifest, unwrap_data_key
-from strongroom.envelope.table import ROW_GROUP_ROWS, encrypt_table, open_table
+from strongroom.envelope.table import Layout, encrypt_table, open_table
 from strongroom.statements import SigningKey
 
 TABLES: Final = ("customer", "lineitem", "nation", "orders", "part", "partsupp", "region", "supplier")
@@ -110,7 +110,7 @@ def write_plain(data: pa.Table, directory: Path) -> None:
             sink, data.schema, compression="zstd", compression_level=1, store_decimal_as_integer=True
         ) as writer,
     ):
-        writer.write_table(data, row_group_size=ROW_GROUP_ROWS)
+        writer.write_table(data, row_group_size=Layout().row_group_rows)
         writer.close()
         sink.flush()
         os.fsync(sink.fileno())
