@@ -102,8 +102,8 @@ class Verifier:
                 field="evidence.tee", got=evidence.tee, expected=f"{opened.quote.tee}, which the quote is from"
             )
         self._memory.check(opened.collateral, anchor=self.anchor, now=now)
+        self._memory.remember(opened.collateral, anchor=self.anchor, now=now)  # also if it revokes this very platform
         claims = verify_opened(opened, evidence.quote, anchor=self.anchor, now=now)
-        self._memory.remember(opened.collateral, anchor=self.anchor, now=now)
         objections = self.policy.evaluate(claims, now=now)
         if objections:
             raise objections[0]

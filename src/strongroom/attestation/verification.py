@@ -17,7 +17,8 @@ import dcap_qvl
 from strongroom.attestation.anchors import TrustAnchor
 from strongroom.attestation.causes import name_cause
 from strongroom.attestation.claims import Claims
-from strongroom.attestation.collateral import Collateral, check_collateral
+from strongroom.attestation.collateral import Collateral
+from strongroom.attestation.endorsements import check_certificates, verify_collateral
 from strongroom.attestation.evidence.pck import PckChain, parse_pck_chain
 from strongroom.attestation.evidence.quote import Quote, SgxQuote, parse_quote
 from strongroom.attestation.failures import AttributesError, CertificateError, DebugEvidenceError, TcbError
@@ -32,7 +33,7 @@ TD_MIGRATABLE = 1 << 29
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Opened:
-    """A quote and the collateral to verify it with, opened and of the right shape, but not yet verified."""
+    """A quote, not yet verified, and the collateral to verify it with, which is."""
 
     quote: Quote
     chain: PckChain
@@ -40,7 +41,7 @@ class Opened:
 
 
 def open_evidence(data: bytes, *, choose: Callable[[Quote], Collateral], anchor: TrustAnchor, now: datetime) -> Opened:
-    """Return ``data`` parsed, with the collateral that ``choose`` picks for it, after the checks of shape.
+    """Return ``data`` parsed, with the collateral that ``choose`` picks for it, the latter verified.
 
     Raise MalformedEvidenceError, CertificateError, CollateralError or StaleCollateralError.
     """
@@ -54,13 +55,14 @@ def open_evidence(data: bytes, *, choose: Callable[[Quote], Collateral], anchor:
             hint="fetch collateral with a pck_certificate_chain for this platform",
         )
     chain = parse_pck_chain(pem)
-    check_collateral(collateral, anchor=anchor, tee=quote.tee, chain=chain, now=now)
+    verify_collateral(collateral, anchor=anchor, tee=quote.tee, chain=chain, now=now)
     return Opened(quote=quote, chain=chain, collateral=collateral)
 
 
 def verify_opened(opened: Opened, data: bytes, *, anchor: TrustAnchor, now: datetime) -> Claims:
     """Return the claims of a quote whose signatures, platform and attributes hold; raise an EvidenceError otherwise."""
     quote, extension = opened.quote, opened.chain.extension
+    check_certificates(opened.collateral, chain=opened.chain, now=now)
     seconds = int(now.timestamp())
     try:
         verified = _engine(anchor).verify_with_policy(
