@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -36,9 +37,17 @@ from strongroom.envelope.staging import staged_directory
 from strongroom.errors import EnvelopeError
 from strongroom.statements import SigningKey
 
-ROW_GROUP_ROWS = 1 << 20
-ROW_GROUP_BYTES = 256 << 20
-PART_BYTES = 512 << 20
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """How a table is cut: row groups of at most so many rows or Arrow bytes, files of about so many encrypted bytes."""
+
+    row_group_rows: int = 1 << 20
+    row_group_bytes: int = 256 << 20
+    part_bytes: int = 512 << 20
+
+
+LAYOUT = Layout()
 
 
 class TableError(EnvelopeError):
@@ -65,6 +74,7 @@ def encrypt_table(
     rename: Mapping[str, str] | None = None,
     types: Mapping[str, str] | None = None,
     nulls: Sequence[str] = ("",),
+    layout: Layout = LAYOUT,
     progress: Progress | None = None,
     created: datetime | None = None,
 ) -> Manifest:
@@ -87,7 +97,7 @@ def encrypt_table(
             for batch in source.batches(progress or silent)
         )
         with staged_directory(target) as staging:
-            entries = _write_parts(chosen, schema, staging, keys)
+            entries = _write_parts(chosen, schema, staging, keys, layout=layout)
             manifest = sign_manifest(
                 dataset=dataset,
                 version=version,
@@ -106,7 +116,9 @@ def encrypt_table(
         give_up(keys)
 
 
-def write_table(data: pa.RecordBatchReader | pa.Table, directory: Path, keys: DatasetKeys) -> tuple[FileEntry, ...]:
+def write_table(
+    data: pa.RecordBatchReader | pa.Table, directory: Path, keys: DatasetKeys, *, layout: Layout = LAYOUT
+) -> tuple[FileEntry, ...]:
     """Write ``data`` as encrypted Parquet files into the new ``directory`` and return their manifest entries.
 
     For outputs of a job: the caller signs the manifest. ``keys`` must hold the key of every column. Digests are taken
@@ -117,7 +129,7 @@ def write_table(data: pa.RecordBatchReader | pa.Table, directory: Path, keys: Da
     describe_schema(schema)
     batches = data.to_batches() if isinstance(data, pa.Table) else data
     with staged_directory(directory) as staging:
-        return _write_parts((_cast(batch, schema) for batch in batches), schema, staging, keys)
+        return _write_parts((_cast(batch, schema) for batch in batches), schema, staging, keys, layout=layout)
 
 
 def open_table(
@@ -204,11 +216,11 @@ def _choose(schema: pa.Schema, columns: Sequence[str] | None, rename: dict[str, 
 
 
 def _write_parts(
-    batches: Iterable[pa.RecordBatch], schema: pa.Schema, directory: Path, keys: DatasetKeys
+    batches: Iterable[pa.RecordBatch], schema: pa.Schema, directory: Path, keys: DatasetKeys, *, layout: Layout
 ) -> tuple[FileEntry, ...]:
-    """Write ``batches`` as files of about 512 MiB and return their entries; at least one file, even without rows."""
+    """Write ``batches`` as files of about ``layout.part_bytes`` each and return their entries; at least one file."""
     entries: list[FileEntry] = []
-    groups = _row_groups(batches, schema)
+    groups = _row_groups(batches, schema, layout)
     group = next(groups, schema.empty_table())
     while group is not None:
         name = f"part-{len(entries):05d}.parquet"
@@ -222,8 +234,8 @@ def _write_parts(
                 store_decimal_as_integer=True,
                 encryption_properties=encryption(keys, columns=schema.names),
             )
-            while group is not None and sink.size < PART_BYTES:
-                writer.write_table(group, row_group_size=ROW_GROUP_ROWS)
+            while group is not None and sink.size < layout.part_bytes:
+                writer.write_table(group, row_group_size=layout.row_group_rows)
                 rows += group.num_rows
                 group = next(groups, None)
             sink.begin_footer()
@@ -234,19 +246,19 @@ def _write_parts(
     return tuple(entries)
 
 
-def _row_groups(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.Table]:
+def _row_groups(batches: Iterable[pa.RecordBatch], schema: pa.Schema, layout: Layout) -> Iterator[pa.Table]:
     """Gather ``batches`` into tables of at most one row group each."""
     held: list[pa.RecordBatch] = []
     rows = size = 0
     for batch in batches:
         start = 0
         while start < batch.num_rows:
-            piece = batch.slice(start, min(batch.num_rows - start, ROW_GROUP_ROWS - rows))
+            piece = batch.slice(start, min(batch.num_rows - start, layout.row_group_rows - rows))
             start += piece.num_rows
             held.append(piece)
             rows += piece.num_rows
             size += piece.nbytes
-            if rows >= ROW_GROUP_ROWS or size >= ROW_GROUP_BYTES:
+            if rows >= layout.row_group_rows or size >= layout.row_group_bytes:
                 yield pa.Table.from_batches(held, schema)
                 held, rows, size = [], 0, 0
     if held:
