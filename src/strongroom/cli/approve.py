@@ -41,10 +41,17 @@ def approve(
     try:
         waiting = owner.pending(broker=client)
         if output is None:
-            columns = ("output", "name", "job", "rows", "digest")
-            rows = [[getattr(one, name) for name in ("output_id", "name", "job", "rows", "digest")] for one in waiting]
+            columns = ("output", "job", "analyst", "purpose", "recipients", "digest")
+            rows = [
+                (one.output_id, one.job_id, one.analyst, one.purpose, ", ".join(one.recipients), one.digest)
+                for one in waiting
+            ]
+            facts = [
+                {**dict(zip(columns, row, strict=True)), "program": one.program, "details": dict(one.details)}
+                for one, row in zip(waiting, rows, strict=True)
+            ]
             screen.result(
-                {"pending": [dict(zip(columns, row, strict=True)) for row in rows]},
+                {"pending": facts},
                 text=(screen.table("Waiting for your approval", columns, rows),)
                 if rows
                 else ("nothing waits for you",),
@@ -55,7 +62,9 @@ def approve(
             raise UsageError(
                 f"no output {output[:80]!r} waits for this owner", hint="`strongroom approve` lists those that do"
             )
-        if not yes and not click.confirm(f"Approve {chosen.name} of job {chosen.job}, {chosen.digest}?", err=True):
+        if not yes and not click.confirm(
+            f"Approve output {output} of job {chosen.job_id} ({chosen.digest})?", err=True
+        ):
             raise UsageError("not approved", hint="run it again and say yes, or give --yes")
         owner.approve(chosen, broker=client)
     finally:

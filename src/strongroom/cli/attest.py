@@ -95,7 +95,7 @@ def _broker(screen: Screen, *, broker: str | None, home: Path) -> None:
     trusted = place.broker(broker)
     client = Auditor(trust=trusted.trust(), memory=place.memory(trusted)).attest_broker(trusted.url)
     try:
-        result = client.attestation.to_json()
+        result = client.result.to_json()
     finally:
         client.close()
     if trusted.simulated:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import time
 from pathlib import Path
 
 import click
@@ -10,10 +12,74 @@ from strongroom.cli.screen import Screen
 from strongroom.cli.verb import VerbGroup, home_option, verb
 from strongroom.errors import UsageError
 
+_LOOK_SECONDS = 1.0
+
 
 @click.group(cls=VerbGroup)
 def broker() -> None:
     """Start a broker, or say which brokers this party trusts."""
+
+
+@verb(
+    name="start",
+    group=broker,
+    examples=(
+        "strongroom broker start --platform platform/ --store store/",
+        "strongroom broker start --platform platform/ --store store/ --listen 127.0.0.1:7443 --json",
+    ),
+)
+@click.option(
+    "--platform",
+    required=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="The simulated platform that measures and starts it, made if need be; it protects nothing.",
+)
+@click.option(
+    "--store",
+    required=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Where its sealed records are kept; the host may read them and learns nothing.",
+)
+@click.option(
+    "--listen", default="127.0.0.1:0", show_default=True, metavar="HOST:PORT", help="Port 0 takes a free one."
+)
+@click.option("--tee", type=click.Choice(("sgx", "tdx")), default="sgx", show_default=True, help="The kind of quotes.")
+def _start(screen: Screen, *, platform: Path, store: Path, listen: str, tee: str) -> int:
+    """Start a broker and keep it until Ctrl-C.
+
+    Prints its address and measurement as soon as it is ready. Inside real TEEs the broker is started by the image, as
+    `python -m strongroom.broker`.
+    """
+    from strongroom.parties.operator import Operator
+
+    screen.warn_simulated()
+    operator = Operator(platform, tee="tdx" if tee == "tdx" else "sgx")
+    running = operator.start_broker(store, listen=listen, log=platform / "broker.log")
+    for number in (signal.SIGINT, signal.SIGTERM):  # A shell lets what it starts in the background ignore SIGINT.
+        signal.signal(number, _interrupt)
+    try:
+        screen.result(
+            {"url": running.url, "measurement": running.measurement, "platform": str(platform), "simulated": True},
+            text=(f"broker       {running.url}", f"measurement  {running.measurement}"),
+        )
+        status = 0
+        while (ended := running.process.poll()) is None:
+            time.sleep(_LOOK_SECONDS)
+            operator.refresh_collateral()
+        status = ended
+        screen.say(f"the broker ended with code {status}; see {platform / 'broker.log'}")
+    except KeyboardInterrupt:
+        screen.say("stopped")
+        status = 0
+    finally:
+        running.stop()
+    return 1 if status else 0
+
+
+def _interrupt(_number: int, _frame: object) -> None:
+    raise KeyboardInterrupt
 
 
 @verb(

@@ -23,6 +23,8 @@ from strongroom.cli.verb import home_option, password_option, verb
 @click.option("--to", "target", required=True, type=click.Path(path_type=Path), metavar="DIR", help="A new directory.")
 @click.option("--dataset", required=True, help="The dataset's name.")
 @click.option("--version", type=click.IntRange(min=1), default=1, show_default=True, help="The dataset's version.")
+@click.option("--column", "columns", multiple=True, metavar="NAME", help="Take this column only; repeat it for more.")
+@click.option("--null", "nulls", multiple=True, metavar="TEXT", help="A CSV text that means no value, such as NA.")
 @click.option(
     "--custody",
     "custody_uri",
@@ -39,13 +41,15 @@ def encrypt(
     target: Path,
     dataset: str,
     version: int,
+    columns: tuple[str, ...],
+    nulls: tuple[str, ...],
     custody_uri: str | None,
     home: Path,
     password: Callable[[], bytes],
 ) -> None:
     """Encrypt tables into a new dataset directory.
 
-    SOURCE is CSV, JSON lines or Parquet.
+    SOURCE is a file or a folder of CSV, JSON lines, Parquet, ORC or Arrow.
 
     It happens on this machine, streaming: each column under its own key, the data key wrapped by the master key, the
     manifest signed by the owner. The directory may then be stored anywhere.
@@ -58,7 +62,16 @@ def encrypt(
     owner = Owner.at_home(place, password=password)
     custody = open_custody(custody_uri or place.default_custody, password=password)
     with screen.progress(f"encrypt {dataset}") as advance:
-        manifest = owner.encrypt(sources, target, dataset=dataset, version=version, custody=custody, progress=advance)
+        manifest = owner.encrypt(
+            sources,
+            target,
+            dataset=dataset,
+            version=version,
+            custody=custody,
+            columns=columns or None,
+            nulls=("", *nulls),
+            progress=advance,
+        )
     screen.result(
         {
             "dataset": manifest.dataset,

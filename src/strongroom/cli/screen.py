@@ -45,7 +45,7 @@ class Screen:
     def result(self, value: Mapping[str, Any], *, text: Iterable[str | Table] = ()) -> None:
         """Print the verb's result: ``value`` as one JSON object, or ``text`` line by line for people."""
         if self.as_json:
-            click.echo(json.dumps(value, indent=2, sort_keys=False, ensure_ascii=False))
+            click.echo(json.dumps(value, indent=2, ensure_ascii=False))
             return
         for line in text:
             self._out.print(show(line) if isinstance(line, str) else line)

@@ -10,9 +10,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from strongroom.broker.client import BrokerClient
-
 from strongroom.attestation.roles import Role
+from strongroom.broker.client import BrokerClient
 from strongroom.errors import LedgerError, UsageError
 from strongroom.ledger import Checkpoint, CheckpointMemory, Entry, ExportReport, LedgerKey, check_export
 from strongroom.ledger.export import read_entry

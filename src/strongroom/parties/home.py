@@ -12,11 +12,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
-
-import pyarrow as pa
-from pyarrow import csv, parquet
 
 from strongroom.catalog import Identity, sign_identity, verify_identity
 from strongroom.digests import bytes_digest, frame
@@ -29,6 +26,9 @@ from strongroom.errors import EnvelopeError, UsageError
 from strongroom.ledger import CheckpointMemory
 from strongroom.parties.brokers import TrustedBroker, TrustSettingsError, parse_broker_url
 from strongroom.statements import PartyId, SigningKey, Statement
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 Password = Callable[[], bytes]
 _FORMAT = "strongroom-identity-keys/1"
@@ -213,7 +213,9 @@ class Home:
 
     def write_result(self, table: pa.Table, target: Path) -> None:
         """Write a fetched result to ``target``, readable by its owner only: CSV or, by default, Parquet."""
-        sink = pa.BufferOutputStream()
+        from pyarrow import BufferOutputStream, csv, parquet
+
+        sink = BufferOutputStream()
         if target.suffix == ".csv":
             csv.write_csv(table, sink)
         else:

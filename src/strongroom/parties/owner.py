@@ -10,12 +10,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
 
-from strongroom.broker.client import BrokerClient, PendingOutput, Receipt
-
 from strongroom.attestation.roles import Role
+from strongroom.broker.client import BrokerClient, PendingOutput, Receipt
 from strongroom.envelope.custody import Custody, open_custody
 from strongroom.envelope.hpke import KemKey
 from strongroom.envelope.manifest import Manifest, read_manifest, unwrap_data_key, verify_manifest
+from strongroom.envelope.progress import Progress, silent
 from strongroom.envelope.table import encrypt_table
 from strongroom.errors import UsageError
 from strongroom.ledger import CheckpointMemory
@@ -26,7 +26,6 @@ from strongroom.policy import parse_policy_toml, sign_policy, verify_policy
 from strongroom.statements import SigningKey, Statement
 
 Password = Callable[[], bytes]
-Progress = Callable[[int, int], None]
 
 
 class Owner:
@@ -56,14 +55,24 @@ class Owner:
         dataset: str,
         version: int,
         custody: Custody,
-        progress: Progress = lambda _done, _total: None,
+        columns: Sequence[str] | None = None,
+        nulls: Sequence[str] = ("",),
+        progress: Progress = silent,
     ) -> Manifest:
-        """Encrypt the tables in ``sources`` (CSV, JSON lines, Parquet) into the new directory ``target``.
+        """Encrypt the tables in ``sources`` (CSV, JSON lines, Parquet...) into the new directory ``target``.
 
-        ``progress`` is called with the bytes read so far and the bytes there are.
+        ``columns`` leaves out all others; ``nulls`` says which unquoted CSV texts mean "no value".
         """
         return encrypt_table(
-            sources, target, dataset=dataset, version=version, owner=self.key, custody=custody, progress=progress
+            sources,
+            target,
+            dataset=dataset,
+            version=version,
+            owner=self.key,
+            custody=custody,
+            columns=columns,
+            nulls=nulls,
+            progress=progress,
         )
 
     def permit(self, text: str) -> Statement:

@@ -1,0 +1,116 @@
+"""The operator: starts a broker on its machine, and is trusted by nobody.
+
+What the operator sees is ciphertext, sealed records and measurements. On a machine without TEE hardware the simulated
+platform starts and measures the process; it protects nothing and says so.
+"""
+
+from __future__ import annotations
+
+import json
+import queue
+import subprocess
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from strongroom.attestation.roles import Role
+from strongroom.attestation.simulated.platform import SimulatedPlatform, TeeKind
+from strongroom.attestation.simulated.process import SimulatedProcess
+from strongroom.errors import StrongroomError, TransportError
+
+_READY_SECONDS = 30.0
+_STOP_SECONDS = 5.0
+_MAX_LINE = 1 << 16
+
+
+class BrokerStartError(StrongroomError):
+    """The broker's process ended before it was ready; the message is its own."""
+
+
+@dataclass(slots=True)
+class RunningBroker:
+    """A broker that is ready: where it answers, what it measures, and its process."""
+
+    url: str
+    measurement: str
+    process: SimulatedProcess
+
+    def wait(self) -> int:
+        """Wait for the broker's end and return its exit status."""
+        return self.process.wait()
+
+    def stop(self) -> None:
+        """End the broker politely, then by force."""
+        _stop(self.process)
+
+
+class Operator:
+    """An operator's SDK for one machine with a simulated TEE, whose files are in ``platform``."""
+
+    def __init__(self, platform: Path, *, tee: TeeKind = "sgx") -> None:
+        self.platform = SimulatedPlatform(platform, tee=tee)
+
+    def refresh_collateral(self) -> None:
+        """Write the platform's root and collateral anew where relying parties on this machine read them."""
+        self.platform.expose()
+
+    def start_broker(self, store: Path, *, listen: str, log: Path) -> RunningBroker:
+        """Start the measured broker on ``listen`` (host:port, port 0 for a free one) and return it when it is ready.
+
+        Its sealed records are kept in ``store`` and what it says goes to ``log``. Raise BrokerStartError with its own
+        words if it refuses to start, TransportError if it says nothing for half a minute.
+        """
+        log.parent.mkdir(parents=True, exist_ok=True)
+        argv = ["--store", str(store.absolute()), "--listen", listen]
+        with log.open("ab") as stream:
+            process = self.platform.start(Role.BROKER, argv, stdout=subprocess.PIPE, stderr=stream)
+        try:
+            said = _first_event(process, log=log)
+        except BaseException:
+            _stop(process)
+            raise
+        return RunningBroker(
+            url=f"https://{said.get('host')}:{said.get('port')}", measurement=process.measurement, process=process
+        )
+
+
+def _stop(process: SimulatedProcess) -> None:
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(timeout=_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(timeout=_STOP_SECONDS)
+
+
+def _first_event(process: SimulatedProcess, *, log: Path) -> dict[str, object]:
+    """Return what a process says when it is ready, and keep its output flowing ever after."""
+    events: queue.Queue[dict[str, object] | None] = queue.Queue()
+
+    def read() -> None:
+        stream = process.stdout
+        while stream is not None and (line := stream.readline(_MAX_LINE)):
+            try:
+                said = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(said, dict) and "event" in said:
+                events.put(said)
+        events.put(None)
+
+    threading.Thread(target=read, name="broker-says", daemon=True).start()
+    started = time.monotonic()
+    try:
+        said = events.get(timeout=_READY_SECONDS)
+    except queue.Empty as error:
+        raise TransportError(
+            f"the broker said nothing for {time.monotonic() - started:.0f} s", hint=f"is the machine busy? see {log}"
+        ) from error
+    if said is None:
+        raise BrokerStartError("the broker ended before it was ready", hint=f"see {log}")
+    if said["event"] != "ready":
+        message = str(said.get("message") or "the broker did not start")
+        raise BrokerStartError(message, hint=str(said.get("hint") or f"see {log}"))
+    return said
