@@ -12,11 +12,14 @@ from pathlib import Path
 
 from strongroom.attestation.anchors import TrustAnchor
 from strongroom.attestation.appraisal import AppraisalPolicy, Verifier
+from strongroom.attestation.channel import AttestedChannel, Listener, connect
 from strongroom.attestation.memory import CollateralMemory
 from strongroom.attestation.roles import Role
 from strongroom.attestation.simulated import Faults, SimulatedPlatform, SimulatedTee
 from strongroom.attestation.simulated.platform import TeeKind
+from strongroom.attestation.workload_keys import WorkloadKeys
 from strongroom.digests import to_text
+from strongroom.statements import SigningKey
 
 
 @contextmanager
@@ -61,3 +64,45 @@ class PlatformCollateral:
         """Return QuoteCollateralV3 JSON, current now."""
         del quote
         return self._platform.collateral_json(faults=self._faults)
+
+
+def listen_as(
+    role: Role | str, *, platform: SimulatedPlatform, job_digest: bytes, deadline: float = 5.0, max_pending: int = 32
+) -> Listener:
+    """Return a listener on a free local port that plays ``role`` in a TEE of ``platform``."""
+    return Listener(
+        ("127.0.0.1", 0),
+        keys=WorkloadKeys.generate(),
+        role=Role.parse(role),
+        tee=simulated_tee(role, platform=platform, job_digest=job_digest),
+        verifier=simulated_verifier(platform),
+        job_digest=job_digest,
+        deadline=deadline,
+        max_pending=max_pending,
+    )
+
+
+def connect_as(
+    role: Role | str,
+    address: tuple[str, int],
+    *,
+    platform: SimulatedPlatform,
+    job_digest: bytes,
+    expected_role: Role | str = Role.DRIVER,
+    keys: WorkloadKeys | None = None,
+    signer: SigningKey | None = None,
+    deadline: float = 5.0,
+) -> AttestedChannel:
+    """Return a channel to ``address`` from a workload of ``role``, or from the client of the party ``signer``."""
+    attester = Role.parse(role)
+    return connect(
+        address,
+        keys=keys or WorkloadKeys.generate(),
+        role=attester,
+        expected_role=Role.parse(expected_role),
+        tee=simulated_tee(attester, platform=platform, job_digest=job_digest) if attester.attests else None,
+        signer=signer,
+        verifier=simulated_verifier(platform),
+        job_digest=job_digest,
+        deadline=deadline,
+    )

@@ -7,11 +7,10 @@ before. A failed introduction ends the connection, and a stranger learns only wh
 from __future__ import annotations
 
 import contextlib
-import queue
 import socket
 import threading
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -39,9 +38,8 @@ from strongroom.statements import PartyId, SigningKey
 INTRODUCTION_SECONDS = 10.0
 MESSAGE_SECONDS = 60.0
 MAX_PENDING = 32
+MAX_WAITING = 256
 MAX_INTRODUCTION_BYTES = 2 << 20  # evidence has at most 64 KiB of quote and 1 MiB of event log, in base64
-
-_ACCEPT_POLL_SECONDS = 0.2
 
 Address = tuple[str, int]
 Clock = Callable[[], datetime]
@@ -194,8 +192,11 @@ class Listener:
         self._max_pending = max_pending
         self._pending: OrderedDict[int, socket.socket] = OrderedDict()
         self._pending_lock = threading.Lock()
-        self._arrived: queue.Queue[AttestedChannel | StrongroomError] = queue.Queue(maxsize=4 * max_pending)
-        self._closed = threading.Event()
+        # Two lines, so that no number of refused strangers can push out a peer that was verified.
+        self._channels: deque[AttestedChannel] = deque()
+        self._refusals: deque[StrongroomError] = deque(maxlen=4 * max_pending)
+        self._arrived = threading.Condition()
+        self._closed = False
         try:
             self._socket = socket.create_server(address, backlog=128)
         except OSError as error:
@@ -210,41 +211,37 @@ class Listener:
     @property
     def closed(self) -> bool:
         """Say whether :meth:`close` was called."""
-        return self._closed.is_set()
+        return self._closed
 
     def accept(self, *, deadline: float | None = None) -> AttestedChannel:
         """Return the next channel, or raise what was wrong with the next peer; a refused peer is already gone.
 
         Waits until the listener is closed (ListenerClosedError), or at most ``deadline`` seconds (DeadlineError).
         """
-        limit = Deadline(deadline) if deadline is not None else None
-        while not self.closed:
-            wait = _ACCEPT_POLL_SECONDS if limit is None else min(_ACCEPT_POLL_SECONDS, limit.left)
-            try:
-                arrived = self._arrived.get(timeout=max(wait, 0.001))
-            except queue.Empty:
-                if limit is not None and limit.left <= 0:
-                    raise DeadlineError(f"nobody came within {limit.seconds:g} s") from None
-                continue
-            if isinstance(arrived, StrongroomError):
-                raise arrived
-            return arrived
-        raise ListenerClosedError("the listener is closed")
+        with self._arrived:
+            if not self._arrived.wait_for(lambda: self._closed or self._channels or self._refusals, deadline):
+                raise DeadlineError(f"nobody came within {deadline:g} s")
+            if self._closed:
+                raise ListenerClosedError("the listener is closed")
+            if self._channels:
+                return self._channels.popleft()
+            raise self._refusals.popleft()
 
     def close(self) -> None:
         """Stop listening and drop whoever is not accepted yet; channels already handed out stay open."""
-        self._closed.set()
+        with self._arrived:
+            self._closed = True
+            waiting = list(self._channels)
+            self._channels.clear()
+            self._arrived.notify_all()
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)  # wakes the accepting thread
         self._socket.close()
         with self._pending_lock:
             for plain in self._pending.values():
                 _hang_up(plain)
-        with contextlib.suppress(queue.Empty):
-            while True:
-                arrived = self._arrived.get_nowait()
-                if isinstance(arrived, AttestedChannel):
-                    arrived.close()
+        for channel in waiting:
+            channel.close()
 
     def __enter__(self) -> Self:
         return self
@@ -272,7 +269,7 @@ class Listener:
             threading.Thread(target=self._introduce, args=(number, plain), daemon=True).start()
 
     def _introduce(self, number: int, plain: socket.socket) -> None:
-        outcome: AttestedChannel | StrongroomError
+        outcome: AttestedChannel | StrongroomError | None
         try:
             outcome = self._end.introduce(plain, server=True, deadline=Deadline(self._deadline))
         except StrongroomError as error:
@@ -283,13 +280,14 @@ class Listener:
         finally:
             with self._pending_lock:
                 self._pending.pop(number, None)
-        try:
-            self._arrived.put_nowait(outcome)
-        except queue.Full:
-            if isinstance(outcome, AttestedChannel):
-                outcome.close()
-            return
-        if self.closed and isinstance(outcome, AttestedChannel):
+        with self._arrived:
+            if isinstance(outcome, StrongroomError):
+                self._refusals.append(outcome)
+            elif not self._closed and len(self._channels) < MAX_WAITING:
+                self._channels.append(outcome)
+                outcome = None
+            self._arrived.notify_all()
+        if isinstance(outcome, AttestedChannel):
             outcome.close()
 
 

@@ -131,12 +131,16 @@ class SecureLine:
             self._fill(_HEAD_BYTES, deadline)
             size = int.from_bytes(self._received[:_HEAD_BYTES], "little")
             if size > most:
-                self.close()
+                self._give_up()
                 raise ProtocolError(f"the other side announced a message of {size} bytes, at most {most} are accepted")
             self._fill(_HEAD_BYTES + size, deadline)
             body = bytes(self._received[_HEAD_BYTES : _HEAD_BYTES + size])
             del self._received[: _HEAD_BYTES + size]
-        return parse_message(body)
+            try:
+                return parse_message(body)
+            except ProtocolError:
+                self._give_up()
+                raise
 
     def close(self) -> None:
         """End the session and the connection; safe to call twice, and from another thread."""
@@ -149,6 +153,11 @@ class SecureLine:
             with contextlib.suppress(OSError):
                 self._plain.shutdown(socket.SHUT_RDWR)  # which also wakes a thread that waits on it
             self._plain.close()
+
+    def _give_up(self) -> None:
+        """End a connection whose other side broke the protocol; nothing of it is read again."""
+        self._received.clear()
+        self.close()
 
     def _fill(self, size: int, deadline: Deadline) -> None:
         while len(self._received) < size:

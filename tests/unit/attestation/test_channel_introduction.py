@@ -200,9 +200,12 @@ def test_closing_wakes_a_thread_that_waits_and_tells_the_peer(platform, listener
 
 
 def test_a_message_that_is_too_large_is_not_sent(platform, listener):
-    with come_as_worker(platform, listener) as worker, listener.accept(deadline=5):
-        with pytest.raises(ProtocolError, match="at most"):
-            worker.send({"x": "y" * (17 << 20)})
+    with (
+        come_as_worker(platform, listener) as worker,
+        listener.accept(deadline=5),
+        pytest.raises(ProtocolError, match="at most"),
+    ):
+        worker.send({"x": "y" * (17 << 20)})
 
 
 def test_nobody_at_the_address_is_a_clear_error(platform, listener):
