@@ -117,6 +117,7 @@ class Peer:
     keys: PublicKeys
     result: AttestationResult | None = None
     party: PartyId | None = None
+    evidence: Evidence | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,7 +155,7 @@ def verify_proof(message: dict[str, Any], meeting: Meeting, *, verifier: Verifie
             raise ProtocolError(f"a {greeting.role.value} proves itself by evidence, got {_names(message)}")
         evidence = Evidence.from_json(message["evidence"])
         result = verifier.appraise(evidence, report_data=meeting.peer_binding(), now=now)
-        return Peer(role=greeting.role, keys=greeting.keys, result=result)
+        return Peer(role=greeting.role, keys=greeting.keys, result=result, evidence=evidence)
     if set(message) != {"statement"} or not isinstance(message["statement"], str):
         raise ProtocolError(f"a {greeting.role.value} proves itself by a statement, got {_names(message)}")
     party = _verify_client(message["statement"], meeting)

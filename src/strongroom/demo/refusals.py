@@ -117,6 +117,8 @@ class Refusals:
                 channel.close()
             finally:
                 launcher.stop()
+            if evidence is None:
+                raise StrongroomError("the driver presented no evidence")
             broker.attest_with_recorded_evidence(
                 evidence, role=Role.DRIVER, job_digest=submitted.digest, ticket=submitted.ticket
             )
@@ -138,7 +140,7 @@ class Refusals:
         self._run_job("watch", host=world.platform, name="revoked", engine=self.story.engine, on_event=on_event)
 
     def roll_back_store(self) -> None:
-        """Stop the broker, put back the store from before the revocation and start it again, as a hostile host would."""
+        """Put back the broker's store from before the revocation and start it again, as a hostile host would."""
         world = self.story.world
         world.stop_broker()
         after = world.directory / "store-after-revocation"

@@ -6,9 +6,10 @@ The narrator sees each step begin and end with its seconds; nothing here prints.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -84,14 +85,15 @@ class Story:
             for name, home in self.world.owners.items():
                 table = OWNERS[name]
                 source = lay_out(table, home.directory)
-                custody = create_custody(f"file:{home.directory / 'master.key'}", password=lambda home=home: home.password)
+                custody = create_custody(f"file:{home.directory / 'master.key'}", password=home.reveal_password)
                 manifest = home.owner.encrypt(
                     [source],
                     home.encrypted,
                     dataset=home.dataset,
                     version=1,
                     custody=custody,
-                    progress=lambda done, total, table=table: self.narrator.progress(f"encrypt {table}", done, total),
+                    nulls=("", "NA"),
+                    progress=partial(self.narrator.progress, f"encrypt {table}"),
                 )
                 rows = sum(file.rows or 0 for file in manifest.files)
                 source.unlink()  # the plaintext stays with its owner; the demo's copy is not needed any more
@@ -114,7 +116,7 @@ class Story:
             home.encrypted,
             broker=home.broker,
             policy=policy,
-            password=lambda: home.password,
+            password=home.reveal_password,
         )
 
     def _run_main_job(self) -> None:
@@ -124,7 +126,9 @@ class Story:
         directory = world.directory / "jobs" / "delays"
         with self._step(1, "The analyst signs a job and submits it; the driver starts, without a secret"):
             submitted = world.analyst.submit(job, broker=broker)
-            launcher = world.analyst.launch(submitted, host=world.platform, engine=self.engine, directory=directory)
+            launcher = world.analyst.launch(
+                submitted, host=world.platform, engine=self.engine, directory=directory, on_event=self._hear_host
+            )
             self.narrator.note(f"job {submitted.ticket.job_id}, driver process {launcher.processes['driver'][0]}")
         try:
             with self._step(2, "The client attests the driver, and only then hands over job and ticket"):
@@ -166,6 +170,11 @@ class Story:
             broker.export(target)
             remembered = world.analyst.memory.recall()
             return check_export(target, broker.ledger_key, remembered=remembered[1].checkpoint if remembered else None)
+
+    def _hear_host(self, name: str, facts: Mapping[str, Any]) -> None:
+        """Pass on what the untrusted host saw go wrong; whatever went well, the driver tells itself."""
+        if name == "host-said" and facts.get("event") in {"failed", "refused"}:
+            self.narrator.note(f"{facts['role']}: {facts.get('message')} {facts.get('reasons') or ''}")
 
     @contextmanager
     def _step(self, number: int, title: str) -> Iterator[None]:
@@ -224,24 +233,30 @@ class Story:
 
 def describe(name: str, facts: Mapping[str, Any]) -> str | None:
     """Return one line for a person about something the driver said, or nothing."""
-    if name == "broker-attested":
-        return f"the driver attested the broker in {facts['seconds'] * 1000:.0f} ms"
-    if name == "member-admitted":
-        return f"{facts['role']} attested in {facts['seconds'] * 1000:.0f} ms: {_short(facts['measurement'])}"
-    if name == "member-refused":
-        return f"{facts['role']} refused: {'; '.join(facts['reasons'])}"
-    if name == "keys-released":
-        return f"keys of {', '.join(facts['datasets'])} released in {facts['seconds'] * 1000:.0f} ms, after the ledger had it"
-    if name == "worker-keys":
-        return f"worker {facts['member']} got its keys in {facts['seconds'] * 1000:.0f} ms"
-    if name == "spark-started":
-        return f"{facts['executors']} executors joined with authentication and AES-GCM in {facts['seconds']:.1f} s"
-    if name == "program-ended":
-        return f"the program ran {facts['seconds']:.1f} s"
-    if name == "egress-ruled":
-        names = ", ".join(f"{one['name']} ({one['rows']} rows)" for one in facts["outputs"])
-        return f"egress let out {names}, encrypted to the recipients, in {facts['seconds'] * 1000:.0f} ms"
-    return None
+    line = _LINES.get(name)
+    return None if line is None else line(facts)
+
+
+_LINES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+    "broker-attested": lambda facts: f"the driver attested the broker in {_ms(facts)}",
+    "member-admitted": lambda facts: f"{facts['role']} attested in {_ms(facts)}: {_short(facts['measurement'])}",
+    "member-refused": lambda facts: f"{facts['role']} refused: {'; '.join(facts['reasons'])}",
+    "keys-released": lambda facts: f"keys of {', '.join(facts['datasets'])} released in {_ms(facts)}, ledger first",
+    "worker-keys": lambda facts: f"worker {facts['member']} got its keys in {_ms(facts)}",
+    "spark-started": lambda facts: (
+        f"{facts['executors']} executors joined with authentication and AES-GCM in {facts['seconds']:.1f} s"
+    ),
+    "program-ended": lambda facts: f"the program ran {facts['seconds']:.1f} s",
+    "egress-ruled": lambda facts: f"egress let out {_outputs(facts)}, encrypted to the recipients, in {_ms(facts)}",
+}
+
+
+def _outputs(facts: Mapping[str, Any]) -> str:
+    return ", ".join(f"{one['name']} ({one['rows']} rows)" for one in facts["outputs"])
+
+
+def _ms(facts: Mapping[str, Any]) -> str:
+    return f"{facts['seconds'] * 1000:.0f} ms"
 
 
 def _short(measurement: str) -> str:

@@ -45,6 +45,10 @@ class OwnerHome:
     password: bytes
     broker: BrokerClient | None = None
 
+    def reveal_password(self) -> bytes:
+        """Return the password of this owner's master key, as if it were typed."""
+        return self.password
+
     @property
     def encrypted(self) -> Path:
         """Return where the encrypted dataset lies."""
@@ -67,6 +71,7 @@ class World:
     @classmethod
     def build(cls, directory: Path, *, tables: Mapping[str, str], tee: TeeKind = "sgx") -> World:
         """Make the platform, the parties' keys and what each of them trusts; ``tables`` maps owner to dataset."""
+        directory = directory.absolute()
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         platform = SimulatedPlatform(directory / "platform", tee=tee)
         platform.expose()
@@ -114,7 +119,9 @@ class World:
         said = _first_event(process)
         if said.get("event") != "ready":
             process.wait(timeout=_READY_SECONDS)
-            raise StrongroomError(str(said.get("message") or "the broker did not start"), hint=str(said.get("hint", "")))
+            raise StrongroomError(
+                str(said.get("message") or "the broker did not start"), hint=str(said.get("hint", ""))
+            )
         self.broker_url = f"https://127.0.0.1:{said['port']}"
         return self.broker_url
 
@@ -182,7 +189,9 @@ max_rows = 10000
 size = 50
 """
 
-    def job_toml(self, *, program: str, kind: str, outputs: Collection[str], columns: Mapping[str, Collection[str]]) -> str:
+    def job_toml(
+        self, *, program: str, kind: str, outputs: Collection[str], columns: Mapping[str, Collection[str]]
+    ) -> str:
         """Return a job over every owner's dataset as the analyst would write it by hand."""
         analyst = self.analyst.key.party
         lines = [

@@ -1,7 +1,7 @@
 """Take a job's outputs from the driver, check them, and encrypt what may leave (spec/4-release.md §8).
 
-Entry point of the measured role ``egress``. An output that is refused is not encrypted to anyone; the refusal stands in the
-ledger. Nothing decrypted is written anywhere.
+Entry point of the measured role ``egress``. An output that is refused is not encrypted to anyone; the refusal stands
+in the ledger. Nothing decrypted is written anywhere.
 """
 
 from __future__ import annotations
@@ -12,24 +12,26 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from strongroom.attestation.roles import Role
+from strongroom.broker.client import Release as Keys
 from strongroom.broker.client import WorkloadSession
 from strongroom.digests import frame, parse_text
+from strongroom.egress.ruling import OutputFacts, Release, rule
 from strongroom.envelope import hpke
 from strongroom.envelope.keys import DataKey, DatasetKeys
 from strongroom.envelope.table import open_table
 from strongroom.errors import RefusedError, StrongroomError
 from strongroom.jobs.spec import JobSpec
 from strongroom.policy.evaluate import Refusal
-from strongroom.policy.fusion import FusedPolicy
 from strongroom.statements import SigningKey, Statement, VerifyKey
-from strongroom.workload.handover import MessageError
+from strongroom.workload.handover import MessageError, encode_failure
 from strongroom.workload.hostline import HostLine
 from strongroom.workload.keyring import output_dataset
 from strongroom.workload.outbox import OutputDraft
 from strongroom.workload.parcel import accept, pack
 from strongroom.workload.worker import Member, member_arguments
-from strongroom.egress.ruling import OutputFacts, Release, rule
 
 _JOB_DEADLINE = 24 * 3600.0
 
@@ -53,38 +55,26 @@ class Egress(Member):
             admission=admission.admission,
         )
         release = session.release(sorted(spec.inputs))
-        if release.output is None:
-            raise MessageError("the broker released no output key to egress")
         said = self.channel.receive(deadline=_JOB_DEADLINE)
         if said.get("type") == "stop":
             return 0
         if said.get("type") != "outputs" or not isinstance(said.get("drafts"), list):
             raise MessageError("expected the job's outputs from the driver")
         try:
-            ruled = [
-                self._pass_one(OutputDraft.decode(one), spec, session, release.policy, release.output, release.recipients)
-                for one in said["drafts"]
-            ]
+            ruled = [self._pass_one(OutputDraft.decode(one), spec, session, release) for one in said["drafts"]]
             self.channel.send({"type": "ruled", "outputs": ruled})
         except StrongroomError as error:
-            reasons = list(getattr(error, "reasons", ()))
-            self.channel.send({"type": "failed", "message": error.message, "hint": error.hint, "reasons": reasons})
+            self.channel.send(encode_failure(error))
             return error.exit_code
         return 0
 
-    def _pass_one(
-        self,
-        draft: OutputDraft,
-        spec: JobSpec,
-        session: WorkloadSession,
-        policy: FusedPolicy,
-        output_key: DataKey,
-        recipients: Mapping[str, bytes],
-    ) -> dict[str, Any]:
+    def _pass_one(self, draft: OutputDraft, spec: JobSpec, session: WorkloadSession, release: Keys) -> dict[str, Any]:
         """Check one draft, encrypt it to its recipients and deposit their keys at the broker."""
         statement = Statement.decode(draft.manifest)
         drafted = accept(draft.manifest, signer=VerifyKey(statement.signer))  # the attested driver says who signed
-        keys = DatasetKeys.from_dek(output_key, dataset=output_dataset(draft.name), version=1, columns=drafted.columns)
+        keys = DatasetKeys.from_dek(
+            release.output, dataset=output_dataset(draft.name), version=1, columns=drafted.columns
+        )
         table = open_table(Path(draft.directory), keys, manifest=drafted).to_table()
         declared = spec.outputs.get(draft.name)
         facts = OutputFacts(
@@ -94,35 +84,39 @@ class Egress(Member):
             columns=tuple(table.column_names),
             recipients=declared.recipients if declared is not None else (),
         )
-        ruling = rule(facts, policy)
+        ruling = rule(facts, release.policy)
         if isinstance(ruling, Refusal):
             session.refuse_output(draft.name, reasons=ruling.reasons)
             raise RefusedError(f"output {draft.name!r} may not leave", reasons=ruling.reasons)
-        return self._encrypt(table, ruling, session, recipients)
+        return self._encrypt(table, ruling, session, release.recipients)
 
-    def _encrypt(self, table: Any, ruling: Release, session: WorkloadSession, recipients: Mapping[str, bytes]) -> dict[str, Any]:  # noqa: ANN401
-        dek, signer = DataKey.generate(), SigningKey.generate(name="egress")
+    def _encrypt(
+        self, table: pa.Table, ruling: Release, session: WorkloadSession, recipients: Mapping[str, bytes]
+    ) -> dict[str, Any]:
+        signer, columns = SigningKey.generate(name="egress"), tuple(table.column_names)
         dataset = f"result.{self.digest[-16:]}.{ruling.name}"
-        keys = DatasetKeys.from_dek(dek, dataset=dataset, version=1, columns=tuple(table.column_names))
+        keys = DatasetKeys.from_dek(DataKey.generate(), dataset=dataset, version=1, columns=columns)
+        bundle = keys.encode()
         directory = self._directory / "results" / ruling.name
+        directory.parent.mkdir(exist_ok=True)
         manifest = pack(table, directory, keys, signer=signer)
         info = frame(b"strongroom/result/v1", self.digest.encode(), ruling.name.encode(), manifest.digest.encode())
-        sealed = {
-            str(recipient): hpke.seal(recipients[recipient.fingerprint], keys.encode(), info=info)
-            for recipient in ruling.recipients
-        }
         answer = session.submit_output(
             ruling.name,
             manifest_digest=manifest.digest,
             signer=signer.public.raw,
             rows=table.num_rows,
-            columns=tuple(table.column_names),
-            sealed=sealed,
+            columns=columns,
+            sealed={
+                str(recipient): hpke.seal(recipients[recipient.fingerprint], bundle, info=info)
+                for recipient in ruling.recipients
+            },
+            location=str(directory),
         )
         return {
             "name": ruling.name,
             "rows": table.num_rows,
-            "columns": list(table.column_names),
+            "columns": list(columns),
             "directory": str(directory),
             "digest": manifest.digest,
             "state": answer.state,

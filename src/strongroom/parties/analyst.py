@@ -23,14 +23,14 @@ from strongroom.envelope.hpke import KemKey
 from strongroom.envelope.keys import DatasetKeys
 from strongroom.envelope.manifest import read_manifest, verify_manifest
 from strongroom.envelope.table import open_table
-from strongroom.errors import EvidenceError, LedgerError, RefusedError, StrongroomError, TransportError
+from strongroom.errors import EvidenceError, LedgerError
 from strongroom.jobs.launch import Launcher, TeeHost
 from strongroom.jobs.launch.placement import PlacementEvent
 from strongroom.jobs.spec import SignedJob, job_digest, load_job, sign_job
 from strongroom.ledger.memory import CheckpointMemory
 from strongroom.parties.trust import Trust
-from strongroom.statements import SigningKey, VerifyKey
-from strongroom.workload.handover import BrokerAddress, Handover
+from strongroom.statements import SigningKey
+from strongroom.workload.handover import BrokerAddress, Handover, decode_failure
 
 _SILENCE_SECONDS = 3600.0
 _ATTEST_SECONDS = 60.0
@@ -110,7 +110,9 @@ class Analyst:
         return launcher
 
     def attest_driver(self, submitted: SubmittedJob, address: tuple[str, int]) -> AttestedChannel:
-        """Attest the driver at ``address``: fresh, on this very connection, for this very job, with the published code."""
+        """Attest the driver at ``address``: fresh, on this very connection, for this very job, with the published
+        code.
+        """
         started = time.monotonic()
         channel = connect(
             address,
@@ -142,7 +144,7 @@ class Analyst:
             broker=BrokerAddress(
                 url=broker.url, measurements=tuple(sorted(self.trust.measurements.get(Role.BROKER, frozenset())))
             ),
-            checkpoint=self.memory.text(),
+            checkpoint=self.memory.carry(),
         )
         channel.send(handover.encode())
 
@@ -161,7 +163,7 @@ class Analyst:
                     simulated=bool(channel.peer and channel.peer.simulated),
                 )
             if name == "failed":
-                raise failure(said)
+                raise decode_failure(said)
 
     def run(
         self,
@@ -180,9 +182,8 @@ class Analyst:
         try:
             address = launcher.start_address
             channel = self.attest_driver(submitted, address)
-            on_event(
-                "driver-attested", {"seconds": submitted.timings["attest-driver"], "simulated": channel.peer.simulated}
-            )  # type: ignore[union-attr]
+            simulated = channel.peer is not None and channel.peer.simulated
+            on_event("driver-attested", {"seconds": submitted.timings["attest-driver"], "simulated": simulated})
             self.hand_over(submitted, channel, broker=broker)
             return self.follow(submitted, channel, on_event=on_event)
         finally:
@@ -194,7 +195,7 @@ class Analyst:
         Raises RefusedError while approvals are missing or after a revocation.
         """
         answer = broker.fetch_result(digest, output, self.key)
-        manifest = verify_manifest(read_manifest(location), owner=VerifyKey(answer.signer))
+        manifest = verify_manifest(read_manifest(location), owner=answer.signer)
         if manifest.digest != answer.manifest_digest:
             raise LedgerError(
                 f"{location} holds another result than the one egress released",
@@ -203,16 +204,3 @@ class Analyst:
         info = frame(b"strongroom/result/v1", digest.encode(), output.encode(), manifest.digest.encode())
         keys = DatasetKeys.decode(self.kem.open(answer.sealed, info=info))
         return open_table(location, keys, manifest=manifest).to_table()
-
-
-def failure(said: Mapping[str, Any]) -> StrongroomError:
-    """Return the error that a driver's ``failed`` message stands for."""
-    message, hint = str(said.get("message", "the job failed")), str(said.get("hint", ""))
-    code = said.get("exit_code")
-    if code == RefusedError.exit_code:
-        return RefusedError(message, reasons=tuple(str(one) for one in said.get("reasons", ())), hint=hint)
-    if code == EvidenceError.exit_code:
-        return EvidenceError(message, step=str(said.get("step", "")), hint=hint)
-    if said.get("kind") == "TransportError":
-        return TransportError(message, hint=hint)
-    return StrongroomError(message, hint=hint)

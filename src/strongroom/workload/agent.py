@@ -1,7 +1,7 @@
 """Answer for single keys over a Unix socket, to the Java machines that this process started and to nobody else.
 
-One line asks, ``KEY <key id>``; one line answers, ``OK <base64 of 32 bytes>`` or ``NO <reason>``. The agent never writes
-a key anywhere else, and after :meth:`KeyAgent.close` it has none to give.
+One line asks, ``KEY <key id>``; one line answers, ``OK <base64 of 32 bytes>`` or ``NO <reason>``. The agent never
+writes a key anywhere else, and after :meth:`KeyAgent.close` it has none to give.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Confine a process, and everything it starts, to writing below a few directories, by the kernel's Landlock.
 
-It holds against any program, in Python, Java or native code, because the kernel enforces it; and it is never undone. Where
-the kernel has no Landlock, :func:`confine` says so in what it returns, and never pretends. As ``python -m
+It holds against any program, in Python, Java or native code, because the kernel enforces it, and it is never undone.
+Where the kernel has no Landlock, :func:`confine` says so in what it returns, and never pretends. As ``python -m
 strongroom.workload.confinement DIRECTORY... -- COMMAND...`` it confines itself and then becomes the command.
 """
 
@@ -78,8 +78,8 @@ def landlock_abi() -> int:
 def confine(writable: Iterable[Path], *, keep_signals: bool = False) -> Confinement:
     """Let this process and its future children write below ``writable`` only, for the rest of their lives.
 
-    It also gives up gaining privileges and core dumps. A process confined inside a confined process can neither trace nor
-    (unless ``keep_signals``) signal those outside. Raises ConfinementError if Landlock is there but fails.
+    It also gives up gaining privileges and core dumps. A process confined inside a confined process can neither trace
+    nor (unless ``keep_signals``) signal those outside. Raises ConfinementError if Landlock is there but fails.
     """
     directories = tuple(Path(directory).resolve(strict=True) for directory in writable)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

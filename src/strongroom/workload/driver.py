@@ -1,7 +1,8 @@
 """Conduct one job inside the driver's TEE, from the client's attestation to the last output (spec/3-job.md §6).
 
-Entry point of the measured role ``driver``. It starts with no secret, takes the job only from a client that attested it,
-gets keys only from a broker that it attested, and admits workers only on evidence. It never falls back to anything.
+Entry point of the measured role ``driver``. It starts with no secret, takes the job only from a client that attested
+it, gets keys only from a broker that it attested, and admits workers only on evidence. It never falls back to
+anything.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -28,17 +30,17 @@ from strongroom.digests import parse_text
 from strongroom.errors import EvidenceError, RefusedError, StrongroomError, TransportError
 from strongroom.jobs.spec import JobSpec, job_digest, verify_job
 from strongroom.ledger.memory import CheckpointMemory
-from strongroom.policy.fusion import FusedPolicy
 from strongroom.statements import Statement
 from strongroom.workload.engines import open_engine
-from strongroom.workload.handover import BrokerAddress, Handover, MessageError
+from strongroom.workload.handover import BrokerAddress, Handover, MessageError, decode_failure, encode_failure
 from strongroom.workload.hostline import HostLine
 from strongroom.workload.inside import Room
 from strongroom.workload.keyring import KeyRing
 from strongroom.workload.lease import LeaseKeeper
-from strongroom.workload.members import Members
+from strongroom.workload.members import MemberRefusedError, Members
 from strongroom.workload.outbox import OutputDraft
 from strongroom.workload.program import run_program
+from strongroom.workload.scratch import make_scratch
 
 _CLIENT_DEADLINE = 300.0
 _MEMBER_DEADLINE = 120.0
@@ -58,6 +60,7 @@ class Driver:
         self._keys = WorkloadKeys.generate()
         self._verifier = Verifier(self._tee.anchor(), self._tee.collateral_source(), memory=CollateralMemory())
         self._ring = KeyRing()
+        self._scratch = make_scratch()
         self._timings: dict[str, float] = {}
         self._drafts: list[OutputDraft] = []
         self._client: AttestedChannel | None = None
@@ -94,7 +97,7 @@ class Driver:
         return 0
 
     def _run_job(self) -> list[dict[str, Any]]:
-        handover, spec, statement = self._take_job()
+        handover, spec = self._take_job()
         self._host.say("wanted", role="worker", count=spec.workers if self._engine_name == "spark" else 0)
         self._host.say("wanted", role="egress", count=1)
         broker = self._attest_broker(handover)
@@ -111,7 +114,7 @@ class Driver:
         self._tell("keys-released", seconds=self._timings["key-release"], datasets=sorted(release.datasets))
         lease = LeaseKeeper(session.renew, seconds=release.lease_seconds, on_lost=self._stop_now)
         lease.start()
-        self._open_members(handover, statement, spec, broker, session, release.policy)
+        self._open_members(handover, broker=broker, session=session)
         self._engine = open_engine(
             self._engine_name,
             spec=spec,
@@ -143,7 +146,7 @@ class Driver:
         self._host.say("finished")
         return outputs
 
-    def _take_job(self) -> tuple[Handover, JobSpec, Statement]:
+    def _take_job(self) -> tuple[Handover, JobSpec]:
         if self._client is None:
             raise TransportError("the client left before it handed over the job")
         handover = Handover.decode(self._client.receive(deadline=_CLIENT_DEADLINE))
@@ -162,11 +165,11 @@ class Driver:
             )
         if spec.kind != "sql" and self._engine_name == "embedded":
             raise RefusedError(f"the embedded engine runs sql jobs, not {spec.kind}", hint="use --cluster standalone")
-        return handover, spec, statement
+        return handover, spec
 
     def _attest_broker(self, handover: Handover) -> BrokerClient:
         with self._timed("attest-broker"):
-            memory = CheckpointMemory.in_memory(handover.checkpoint)
+            memory = CheckpointMemory.carried(self._scratch / "ledger.json", handover.checkpoint)
             broker = BrokerClient.attest(
                 handover.broker.url,
                 verifier=self._verifier,
@@ -179,43 +182,33 @@ class Driver:
     def _open_members(
         self,
         handover: Handover,
-        statement: Statement,
-        spec: JobSpec,
+        *,
         broker: BrokerClient,
         session: WorkloadSession,
-        policy: FusedPolicy,
     ) -> None:
         def admit(channel: AttestedChannel, role: Role) -> str:
             started = time.monotonic()
             result = channel.peer
             if result is None:
                 raise EvidenceError(f"a {role} must present evidence", step="evidence")
-            reasons = policy.refuse_tee(
-                role=str(role),
-                tier=str(result.tier),
-                simulated=result.simulated,
-                measurement=result.measurement,
-                tcb_status=result.tcb_status,
-                advisories=result.advisories,
-            )
-            admission = session.admit(channel.peer_keys, role=role, result=result, reasons=reasons)
+            ruling = session.admit(channel.peer_keys, role=role, result=result)
             seconds = time.monotonic() - started + channel.seconds
-            if reasons:
-                self._tell("member-refused", role=str(role), reasons=list(reasons), seconds=seconds)
-                raise EvidenceError(
-                    f"the {role} was refused: {'; '.join(reasons)}",
-                    step="reference values",
+            if ruling.reasons:
+                self._tell("member-refused", role=str(role), reasons=list(ruling.reasons), seconds=seconds)
+                raise MemberRefusedError(
+                    f"the {role} was not admitted",
+                    reasons=ruling.reasons,
                     hint="start the published code; `strongroom measure` prints what it must measure as",
                 )
             self._timings[f"attest-{role}"] = self._timings.get(f"attest-{role}", 0.0) + seconds
             self._tell("member-admitted", role=str(role), seconds=seconds, measurement=result.measurement)
-            return admission
+            return ruling.letter
 
         self._members = Members(
             admit=admit,
             statement=handover.statement,
             broker=BrokerAddress(url=handover.broker.url, measurements=handover.broker.measurements),
-            checkpoint=broker.memory.text,
+            checkpoint=broker.memory.carry,
             on_event=self._tell,
         )
         self._ready_for_members.set()
@@ -233,11 +226,7 @@ class Driver:
             egress.channel.send({"type": "outputs", "drafts": [draft.encode() for draft in self._drafts]})
             answer = egress.channel.receive(deadline=_EGRESS_DEADLINE)
             if answer.get("type") == "failed":
-                raise RefusedError(
-                    str(answer.get("message")),
-                    reasons=tuple(answer.get("reasons", ())),
-                    hint=str(answer.get("hint", "")),
-                )
+                raise decode_failure(answer)
             if answer.get("type") != "ruled" or not isinstance(answer.get("outputs"), list):
                 raise MessageError("egress sent something that is not a ruling")
         self._tell("egress-ruled", seconds=self._timings["egress"], outputs=answer["outputs"])
@@ -282,18 +271,10 @@ class Driver:
         os._exit(_EXIT_REFUSED)
 
     def _fail(self, error: StrongroomError) -> None:
-        reasons = list(getattr(error, "reasons", ()))
-        if self._ring.withdrawn and not reasons:
-            reasons = [self._ring.withdrawn]
-        self._tell(
-            "failed",
-            kind=error.kind,
-            message=error.message,
-            hint=error.hint,
-            reasons=reasons,
-            step=getattr(error, "step", ""),
-            exit_code=error.exit_code,
-        )
+        failure = encode_failure(error)
+        if self._ring.withdrawn and not failure["reasons"]:
+            failure["reasons"] = [self._ring.withdrawn]
+        self._tell(failure.pop("type"), **failure)
 
     def _close(self) -> None:
         if self._engine is not None:
@@ -302,6 +283,7 @@ class Driver:
         if self._members is not None:
             self._members.tell_all({"type": "stop", "reasons": []})
         self._host.say("finished")
+        shutil.rmtree(self._scratch, ignore_errors=True)
 
     def _tell(self, event: str, **facts: Any) -> None:  # noqa: ANN401  JSON values
         """Tell the client, over its attested channel; a client that went away does not stop the job."""

@@ -1,7 +1,7 @@
 """Open the engine a job runs on, with its inputs decrypted on the fly and its outputs encrypted before they leave.
 
-Two engines stand behind the same room: DuckDB over Arrow in the driver itself, and Apache Spark on attested workers. Both
-verify an input's signed manifest before the first read and see only released columns.
+Two engines stand behind the same room: DuckDB over Arrow in the driver itself, and Apache Spark on attested workers.
+Both verify an input's signed manifest before the first read and see only released columns.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from strongroom.errors import EnvelopeError
 from strongroom.jobs.spec import JobInput, JobSpec
 from strongroom.policy.fusion import FusedPolicy
 from strongroom.policy.query import check_sql
+from strongroom.statements import SigningKey
 from strongroom.workload.handover import ClusterJoin
 from strongroom.workload.keyring import KeyRing, output_dataset
 from strongroom.workload.members import Members
-from strongroom.statements import SigningKey
 from strongroom.workload.outbox import OutputDraft
 from strongroom.workload.parcel import pack, sign_for
 from strongroom.workload.scratch import make_scratch
@@ -55,7 +55,9 @@ class JobEngine:
         self.outbox = directory / "outbox"
         self.outbox.mkdir(parents=True, exist_ok=True)
         self.signer = SigningKey.generate(name="driver")
-        self.manifests = {name: input_manifest(name, wanted, ring.dataset(name)) for name, wanted in spec.inputs.items()}
+        self.manifests = {
+            name: input_manifest(name, wanted, ring.dataset(name)) for name, wanted in spec.inputs.items()
+        }
         self.columns = {name: self.ring.dataset(name).columns for name in spec.inputs}
 
     def checked_query(self, text: str) -> Any:  # noqa: ANN401  the engine's own frame
@@ -94,7 +96,7 @@ class EmbeddedJobEngine(JobEngine):
         """Return the DuckDB engine; there is no Spark session here."""
         return self._duck
 
-    def prepare(self, *, deadline: float) -> None:  # noqa: ARG002  nothing to wait for
+    def prepare(self, *, deadline: float) -> None:
         """Do nothing: one process is ready as it is."""
 
     def read(self, name: str) -> pa.Table:
@@ -185,7 +187,9 @@ class SparkJobEngine(JobEngine):
 
     def read(self, name: str) -> Any:  # noqa: ANN401
         """Return the input as a Spark DataFrame."""
-        return self._spark.read_encrypted(self.manifests[name], Path(self.spec.inputs[name].location), self.columns[name])
+        return self._spark.read_encrypted(
+            self.manifests[name], Path(self.spec.inputs[name].location), self.columns[name]
+        )
 
     def sql(self, text: str) -> Any:  # noqa: ANN401
         """Return the query's result as a Spark DataFrame."""
@@ -234,11 +238,12 @@ def open_engine(
 
 
 def input_manifest(name: str, wanted: JobInput, keys: DatasetKeys) -> Manifest:
-    """Return the verified manifest of an input, or raise EnvelopeError unless it is the released dataset and version."""
+    """Return an input's verified manifest; raise EnvelopeError unless it is of the released dataset and version."""
     manifest = verify_manifest(read_manifest(Path(wanted.location)), owner=wanted.owner)
     if (manifest.dataset, manifest.version) != (name, keys.version):
         raise EnvelopeError(
-            f"{wanted.location} holds {manifest.dataset}@{manifest.version}, the released keys are of {name}@{keys.version}",
+            f"{wanted.location} holds {manifest.dataset}@{manifest.version}, "
+            f"the released keys are of {name}@{keys.version}",
             hint="give the location of the version that the owner registered last",
         )
     return manifest

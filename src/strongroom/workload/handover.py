@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from strongroom.errors import TransportError
+from strongroom.errors import EvidenceError, RefusedError, StrongroomError, TransportError, UsageError
 
 _MAX_MEASUREMENTS = 64
 
@@ -157,8 +157,38 @@ class ClusterJoin:
         return f"ClusterJoin(app_id={self.app_id!r}, executor_id={self.executor_id})"
 
 
+def encode_failure(error: StrongroomError) -> dict[str, Any]:
+    """Return what may be said about ``error`` over an attested channel."""
+    return {
+        "type": "failed",
+        "kind": error.kind,
+        "message": error.message,
+        "hint": error.hint,
+        "reasons": list(getattr(error, "reasons", ())),
+        "step": getattr(error, "step", ""),
+        "exit_code": error.exit_code,
+    }
+
+
+def decode_failure(said: Mapping[str, Any]) -> StrongroomError:
+    """Return the error that a ``failed`` message stands for, of the same family and with the same reasons."""
+    message, hint = str(said.get("message", "the other side failed")), str(said.get("hint", ""))
+    reasons = tuple(str(one) for one in said.get("reasons") or ())
+    if reasons:
+        error: StrongroomError = RefusedError(message, reasons=reasons, hint=hint)
+    elif said.get("exit_code") == EvidenceError.exit_code:
+        error = EvidenceError(message, step=str(said.get("step", "")), hint=hint)
+    elif said.get("exit_code") == UsageError.exit_code:
+        error = UsageError(message, hint=hint)
+    else:
+        error = StrongroomError(message, hint=hint)
+    return error
+
+
 def expect(value: object, *names: str, type_: str | None = None) -> dict[str, Any]:
-    """Return ``value`` if it is an object with exactly ``names`` (and ``type``, when given); raise MessageError if not."""
+    """Return ``value`` if it is an object with exactly ``names`` (and ``type``, when given); raise MessageError if
+    not.
+    """
     wanted = set(names) | ({"type"} if type_ else set())
     if not isinstance(value, dict) or set(value) != wanted or (type_ and value["type"] != type_):
         got = sorted(value) if isinstance(value, dict) else type(value).__name__

@@ -11,8 +11,8 @@ from typing import Any
 class HostLine:
     """The line to the host: taken from standard output before anything else can write there.
 
-    After :meth:`take`, file descriptor 1 leads to nowhere, so that no library, program or child process can say a word to
-    the host by printing.
+    After :meth:`take`, file descriptor 1 leads to nowhere, so that no library, program or child process can say a
+    word to the host by printing.
     """
 
     def __init__(self, descriptor: int) -> None:

@@ -1,7 +1,7 @@
 """What a program sees inside a job: its inputs by name, SQL, the Spark session, and one door out.
 
-No key, path or address of the host appears here or in a program. Inputs arrive decrypted and limited to the columns that
-every owner permits; an output leaves only through :meth:`Room.write`, encrypted, towards egress.
+No key, path or address of the host appears here or in a program. Inputs arrive decrypted and limited to the columns
+that every owner permits; an output leaves only through :meth:`Room.write`, encrypted, towards egress.
 """
 
 from __future__ import annotations
@@ -65,7 +65,9 @@ class Room:
     def read(self, name: str) -> Any:  # noqa: ANN401
         """Return the input called ``name``: a Spark DataFrame, or an Arrow table in the embedded engine."""
         if name not in self.inputs:
-            raise UsageError(f"this job has no input {name!r}; it has {list(self.inputs)}", hint="add it to the job's [inputs]")
+            raise UsageError(
+                f"this job has no input {name!r}; it has {list(self.inputs)}", hint="add it to the job's [inputs]"
+            )
         return self._engine.read(name)
 
     def sql(self, text: str) -> Any:  # noqa: ANN401
@@ -95,7 +97,8 @@ class _Outside:
         current = _current
         if current is None:
             raise NotInsideError(
-                f"room.{name} works only inside a Strongroom job", hint="submit the program with `strongroom submit JOB.toml`"
+                f"room.{name} works only inside a Strongroom job",
+                hint="submit the program with `strongroom submit JOB.toml`",
             )
         return getattr(current, name)
 

@@ -1,7 +1,7 @@
 """Hold what the broker released to this process, answer for single keys, and forget everything at once.
 
-The ring is the only place in a job's process where released keys live. It refuses once it is wiped, and a wiped ring stays
-wiped (spec/4-release.md §9): a holder whose lease ended must not read one more row.
+The ring is the only place in a job's process where released keys live. It refuses once it is wiped, and a wiped ring
+stays wiped (spec/4-release.md §9): a holder whose lease ended must not read one more row.
 """
 
 from __future__ import annotations

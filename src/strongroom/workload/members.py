@@ -14,10 +14,16 @@ from typing import Any
 
 from strongroom.attestation.channel import AttestedChannel
 from strongroom.attestation.roles import Role
-from strongroom.errors import EvidenceError, StrongroomError
+from strongroom.errors import RefusedError, StrongroomError
 from strongroom.workload.handover import Admission, BrokerAddress, ClusterJoin
 
 _MEMBER_SILENCE_SECONDS = 24 * 3600.0
+
+
+class MemberRefusedError(RefusedError):
+    """A process was not admitted to the job; its exit code is that of evidence that is not good enough."""
+
+    exit_code = 4
 
 
 @dataclass(slots=True)
@@ -34,8 +40,8 @@ class Member:
 class Members:
     """The processes that were admitted to one job, and those that were not.
 
-    ``admit`` is given by the driver: it rules on a peer's attestation result, writes the ruling in the ledger through the
-    broker and returns the signed admission, or raises EvidenceError with every reason.
+    ``admit`` is given by the driver: it rules on a peer's attestation result, writes the ruling in the ledger
+    through the broker and returns the signed admission, or raises EvidenceError with every reason.
     """
 
     def __init__(
@@ -53,10 +59,10 @@ class Members:
         self._checkpoint = checkpoint
         self._on_event = on_event
         self._members: list[Member] = []
-        self._refusals: list[EvidenceError] = []
+        self._refusals: list[StrongroomError] = []
         self._changed = threading.Condition()
         self._cluster: Callable[[int], ClusterJoin] | None = None
-        self._stopping = ""
+        self._numbered = 0
 
     def welcome(self, channel: AttestedChannel, role: Role) -> None:
         """Admit or refuse the attested peer behind ``channel`` and serve it until it leaves; runs in its own thread."""
@@ -64,17 +70,14 @@ class Members:
             admission = self._admit(channel, role)
         except StrongroomError as error:
             with self._changed:
-                self._refusals.append(
-                    error if isinstance(error, EvidenceError) else EvidenceError(error.message, hint=error.hint)
-                )
+                self._refusals.append(error)
                 self._changed.notify_all()
             channel.send({"type": "refused", "message": error.message, "hint": error.hint})
             channel.close()
             return
         with self._changed:
-            member = Member(number=len(self._members), role=role, channel=channel)
-            self._members.append(member)
-            self._changed.notify_all()
+            self._numbered += 1
+            member = Member(number=self._numbered, role=role, channel=channel)
         try:
             letter = Admission(
                 admission=admission,
@@ -84,6 +87,9 @@ class Members:
                 member=member.number,
             )
             channel.send(letter.encode())
+            with self._changed:
+                self._members.append(member)  # only now: whoever waits for a member may talk to it at once
+                self._changed.notify_all()
             self._serve(member)
         except StrongroomError as error:
             self._on_event("member-lost", role=str(role), member=member.number, reason=error.message)
@@ -102,9 +108,11 @@ class Members:
             self._invite(member)
 
     def wait_for(self, role: Role, count: int, *, deadline: float) -> list[Member]:
-        """Return ``count`` living members of ``role``; raise the refusal if one was refused and none is left to hope for.
+        """Return ``count`` living members of ``role``; raise the refusal if one was refused and none is left to hope
+        for.
 
-        Raises EvidenceError if a process of this role was refused, TimeoutError-like StrongroomError after ``deadline`` s.
+        Raises EvidenceError if a process of this role was refused, TimeoutError-like StrongroomError after
+        ``deadline`` s.
         """
         until = time.monotonic() + deadline
         with self._changed:

@@ -1,7 +1,8 @@
-"""Sign for what a job wrote: a manifest over encrypted files, so that nothing is exchanged between one hand and the next.
+"""Sign for what a job wrote: a manifest over encrypted files, so that nothing is exchanged between one hand and the
+next.
 
-A parcel's key is not wrapped in its manifest, as an owner's is: the broker holds the job's output key, and a result's key
-travels sealed to each recipient (spec/1-encrypted-dataset.md §3, spec/4-release.md §8).
+A parcel's key is not wrapped in its manifest, as an owner's is: the broker holds the job's output key, and a
+result's key travels sealed to each recipient (spec/1-encrypted-dataset.md §3, spec/4-release.md §8).
 """
 
 from __future__ import annotations
@@ -12,18 +13,17 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from strongroom.digests import file_digest
-from strongroom.envelope.footer import TamperedDataError, footer_digest
+from strongroom.envelope.footer import TamperedDataError
 from strongroom.envelope.keys import DatasetKeys
 from strongroom.envelope.manifest import FileEntry, Manifest, sign_manifest, verify_manifest, write_manifest
 from strongroom.envelope.parquet_crypto import decryption, give_up
 from strongroom.envelope.sources import plain_schema
 from strongroom.envelope.table import describe_schema, write_table
 from strongroom.statements import SigningKey, Statement, VerifyKey
+from strongroom.workload.spark.tables import describe_written
 
 _ELSEWHERE = "release:"  # no custody: the key is the broker's to give
 _NO_KEY = "-"
-_TRAILER = 8
 
 
 def pack(table: pa.Table, directory: Path, keys: DatasetKeys, *, signer: SigningKey) -> Manifest:
@@ -36,35 +36,17 @@ def sign_for(directory: Path, keys: DatasetKeys, *, rows: int, signer: SigningKe
     """Return the signed manifest of the encrypted Parquet files that executors wrote into ``directory``.
 
     ``rows`` is how many rows they say they wrote. The storage is hostile: raise TamperedDataError if the files hold
-    another number of rows or cannot be opened, for then some were taken away, doubled or exchanged.
+    another number of rows, for then some were taken away, doubled or exchanged.
     """
-    for stray in [path for path in directory.iterdir() if path.suffix != ".parquet"]:
-        stray.unlink()  # Spark's _SUCCESS and checksum files
-    entries, schema = [], None
-    for path in sorted(directory.glob("*.parquet")):
-        try:
-            metadata = pq.ParquetFile(path, decryption_properties=decryption(keys)).metadata
-        except (OSError, pa.ArrowInvalid) as error:
-            raise TamperedDataError(f"{path.name} is not a file that this job wrote") from error
-        schema = metadata.schema.to_arrow_schema() if schema is None else schema
-        size = path.stat().st_size
-        with path.open("rb") as stream:
-            stream.seek(-_TRAILER, 2)
-            length = int.from_bytes(stream.read(4), "little") + _TRAILER
-            stream.seek(-min(length, size), 2)
-            digest = footer_digest(stream.read())
-        entries.append(
-            FileEntry(
-                path=path.name, size=size, sha256=file_digest(path), footer_digest=digest, rows=metadata.num_rows
-            )
-        )
+    entries = describe_written(directory, keys)
     found = sum(entry.rows or 0 for entry in entries)
-    if schema is None or found != rows:
+    if not entries or found != rows:
         raise TamperedDataError(
             f"{directory.name} holds {found} rows in {len(entries)} files, the executors wrote {rows}",
             hint="the storage lost or exchanged a file; run the job again",
         )
-    return _sign(directory, keys, schema, tuple(entries), signer)
+    first = pq.ParquetFile(directory / entries[0].path, decryption_properties=decryption(keys))
+    return _sign(directory, keys, first.schema_arrow, entries, signer)
 
 
 def accept(text: str, *, signer: VerifyKey) -> Manifest:

@@ -50,7 +50,8 @@ def run_program(source: bytes, room: Room) -> None:
             sys.modules["__main__"] = before
     if room.missing():
         raise UsageError(
-            f"the program ended without writing {list(room.missing())}", hint='write each output: room.write(frame, "name")'
+            f"the program ended without writing {list(room.missing())}",
+            hint='write each output: room.write(frame, "name")',
         )
 
 

@@ -1,7 +1,7 @@
 """Make a job's scratch directory: private, in memory, and gone with the job.
 
-Spark's spill encryption has no integrity and a laptop's disk is not the TEE's, so whatever a job keeps for itself lies on a
-memory file system; another kind is refused.
+Spark's spill encryption has no integrity and a laptop's disk is not the TEE's, so whatever a job keeps for itself
+lies on a memory file system; another kind is refused.
 """
 
 from __future__ import annotations

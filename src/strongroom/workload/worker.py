@@ -51,6 +51,7 @@ class Member:
         self.role = role
         self.digest = digest
         self.tee = providers.detect()
+        self.scratch = make_scratch()
         self.keys = WorkloadKeys.generate()
         self.verifier = Verifier(self.tee.anchor(), self.tee.collateral_source(), memory=CollateralMemory())
         self.channel: AttestedChannel = connect(
@@ -75,13 +76,17 @@ class Member:
             raise EvidenceError("the driver runs another job than this process was started for", step="job digest")
         return admission, verify_spec(statement)
 
+    def leave(self) -> None:
+        """Remove the scratch directory; safe to call twice."""
+        shutil.rmtree(self.scratch, ignore_errors=True)
+
     def attest_broker(self, admission: Admission) -> BrokerClient:
         """Attest the broker that the driver named, against the same checkpoint."""
         return BrokerClient.attest(
             admission.broker.url,
             verifier=self.verifier,
             expected_measurements=admission.broker.measurements,
-            memory=CheckpointMemory.in_memory(admission.checkpoint),
+            memory=CheckpointMemory.carried(self.scratch / "ledger.json", admission.checkpoint),
         )
 
 
@@ -92,7 +97,6 @@ class Worker(Member):
         super().__init__(role=Role.WORKER, driver=driver, digest=digest)
         self._directory = directory
         self._ring = KeyRing()
-        self._scratch: Path | None = None
         self._executor: ExecutorProcess | None = None
 
     def work(self) -> int:
@@ -113,8 +117,7 @@ class Worker(Member):
         self._ring.hold(release.datasets, output=release.output)
         LeaseKeeper(session.renew, seconds=release.lease_seconds, on_lost=self._lose).start()
         self.channel.send({"type": "keys-released", "seconds": time.monotonic() - started})
-        self._scratch = make_scratch()
-        with KeyAgent(self._ring.find, directory=self._scratch) as agent:
+        with KeyAgent(self._ring.find, directory=self.scratch) as agent:
             said = self.channel.receive(deadline=_DRIVER_DEADLINE)
             if said.get("type") == "stop":
                 return 0
@@ -128,7 +131,7 @@ class Worker(Member):
                 memory=join.memory,
                 app_id=join.app_id,
                 agent_socket=agent.path,
-                work_dir=self._scratch,
+                work_dir=self.scratch,
                 inputs=[Path(wanted.location) for wanted in spec.inputs.values()],
                 outbox=self._directory / "outbox",
             )
@@ -157,8 +160,7 @@ class Worker(Member):
     def _clear(self) -> None:
         if self._executor is not None:
             self._executor.kill()
-        if self._scratch is not None:
-            shutil.rmtree(self._scratch, ignore_errors=True)
+        self.leave()
 
 
 def member_arguments(name: str, argv: Sequence[str] | None) -> argparse.Namespace:

@@ -23,11 +23,9 @@ departures.createOrReplaceTempView("departures")
 
 room.write(
     room.sql("""
-        SELECT carrier, count(*) AS departures, round(avg(dep_delay), 2) AS mean_delay,
-               round(avg(CASE WHEN dep_delay > 15 THEN 1.0 ELSE 0.0 END), 4) AS share_late,
-               round(avg(CASE WHEN visib < 5 AND dep_delay > 15 THEN 1.0 WHEN visib < 5 THEN 0.0 END), 4) AS share_late_in_fog,
-               round(avg(aircraft_age), 1) AS mean_age
-        FROM departures GROUP BY carrier HAVING count(*) >= 50 ORDER BY mean_delay DESC
+        SELECT carrier, visib < 5 AS poor_visibility, count(*) AS departures,
+               avg(dep_delay) AS mean_delay, avg(wind_speed) AS mean_wind, avg(aircraft_age) AS mean_age
+        FROM departures GROUP BY carrier, visib < 5 HAVING count(*) >= 50 ORDER BY carrier, poor_visibility
     """),
     "delays",
 )

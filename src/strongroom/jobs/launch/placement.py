@@ -1,7 +1,7 @@
 """Start a job's processes through a TEE host and keep as many as the driver wants (spec/3-job.md §7).
 
-The driver says on its standard output, one JSON object a line, what it wants; this side starts processes and reports what
-became of them. It never relays a secret and never decides whether a process may join.
+The driver says on its standard output, one JSON object a line, what it wants; this side starts processes and reports
+what became of them. It never relays a secret and never decides whether a process may join.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -20,6 +20,7 @@ from strongroom.errors import StrongroomError, TransportError
 _MAX_LINE = 1 << 16
 _POLL_SECONDS = 0.05
 _GRACE_SECONDS = 5.0
+_MOST_MEMBERS = 10_000
 
 
 class PlacementError(StrongroomError):
@@ -30,13 +31,30 @@ class RunningProcess(Protocol):
     """A process that a TEE host started; the methods are those of ``subprocess.Popen``."""
 
     @property
-    def pid(self) -> int: ...
+    def pid(self) -> int:
+        """Return the process number on the host."""
+        ...
+
     @property
-    def stdout(self) -> IO[bytes] | None: ...
-    def poll(self) -> int | None: ...
-    def wait(self, timeout: float | None = None) -> int: ...
-    def terminate(self) -> None: ...
-    def kill(self) -> None: ...
+    def stdout(self) -> IO[bytes] | None:
+        """Return the stream of what it says, if it was asked for."""
+        ...
+
+    def poll(self) -> int | None:
+        """Return the exit code, or nothing while it runs."""
+        ...
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end and return the exit code."""
+        ...
+
+    def terminate(self) -> None:
+        """Ask it to end."""
+        ...
+
+    def kill(self) -> None:
+        """End it."""
+        ...
 
 
 class TeeHost(Protocol):
@@ -67,8 +85,8 @@ class PlacementEvent:
 class Launcher:
     """One job's processes on one host, from the driver's start to the last process's end.
 
-    ``restarts`` bounds how many workers may be replaced in the life of the job; a process that keeps dying is a fault to
-    report, not to hide.
+    ``restarts`` bounds how many workers may be replaced in the life of the job; a process that keeps dying is a
+    fault to report, not to hide.
     """
 
     def __init__(
@@ -104,7 +122,7 @@ class Launcher:
         self._directory.mkdir(parents=True, exist_ok=True)
         argv = ["--directory", str(self._directory), "--engine", self._engine, "--job-digest", self._job_digest]
         self._driver = self._spawn("driver", argv)
-        threading.Thread(target=self._read, args=(self._driver,), name="driver-says", daemon=True).start()
+        threading.Thread(target=self._hear_driver, args=(self._driver,), name="driver-says", daemon=True).start()
         threading.Thread(target=self._keep, name="placement", daemon=True).start()
         until = time.monotonic() + deadline
         while self._address is None:
@@ -177,24 +195,22 @@ class Launcher:
         self._on_event(PlacementEvent(kind="started", role=role, detail={"pid": process.pid}))
         return process
 
-    def _read(self, driver: RunningProcess) -> None:
-        """Take in what the driver says; a line that is not a small JSON object is ignored, for it may be anyone's."""
-        stream = driver.stdout
-        while stream is not None and (line := stream.readline(_MAX_LINE)):
-            try:
-                said = json.loads(line)
-            except ValueError:
-                continue
-            if not isinstance(said, dict):
-                continue
+    def _hear_driver(self, driver: RunningProcess) -> None:
+        """Take in what the driver says, and do what it wants of the host."""
+        for said in _lines(driver):
             if said.get("event") == "listening":
                 self._address = (str(said["host"]), int(said["port"]))
             elif said.get("event") == "wanted":
-                self.want(str(said["role"]), min(int(said["count"]), 10_000))
+                self.want(str(said["role"]), min(int(said["count"]), _MOST_MEMBERS))
             elif said.get("event") == "finished":
                 with self._lock:
                     self._wanted.clear()
-            self._on_event(PlacementEvent(kind="driver", role="driver", detail=said))
+            self._on_event(PlacementEvent(kind="said", role="driver", detail=said))
+
+    def _hear_member(self, role: str, member: RunningProcess) -> None:
+        """Report what a member says; nothing it says changes what the host does."""
+        for said in _lines(member):
+            self._on_event(PlacementEvent(kind="said", role=role, detail=said))
 
     def _keep(self) -> None:
         """Keep as many members alive as are wanted, until the driver ends or the launcher closes."""
@@ -234,3 +250,16 @@ class Launcher:
         process = self._spawn(role, argv)
         with self._lock:
             self._members[process.pid] = (role, process)
+        threading.Thread(target=self._hear_member, args=(role, process), name=f"{role}-says", daemon=True).start()
+
+
+def _lines(process: RunningProcess) -> Iterator[dict[str, Any]]:
+    """Yield what a process says, one JSON object a line; anything else is ignored, for it may be anyone's."""
+    stream = process.stdout
+    while stream is not None and (line := stream.readline(_MAX_LINE)):
+        try:
+            said = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(said, dict):
+            yield said
