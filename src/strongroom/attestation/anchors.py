@@ -33,17 +33,15 @@ _INTEL_SGX_ROOT = base64.b64decode(
 class TrustAnchor:
     """The root certificate that evidence must lead to; ``simulated`` says that no hardware stands behind it.
 
-    A root other than a compiled-in one can only be a simulated vendor's: raise UsageError if it claims otherwise.
+    A root other than a compiled-in one can only be a simulated vendor's: raise UsageError if it claims otherwise. A
+    genuine root called simulated is merely trusted less.
     """
 
     root_der: bytes
     simulated: bool
 
     def __post_init__(self) -> None:
-        genuine = self.sha256 in GENUINE_ROOTS
-        if genuine and self.simulated:
-            raise UsageError("Intel's root is no simulated vendor's")
-        if not genuine and not self.simulated:
+        if not self.simulated and self.sha256 not in GENUINE_ROOTS:
             raise UsageError(
                 f"root {self.sha256[:16]}.. is not a hardware vendor's compiled-in root",
                 hint="pass simulated=True; results under this root are then never affirming",
