@@ -74,6 +74,12 @@ class VerifyKey:
             raise StatementError(f"a public key has 32 bytes, got {len(raw)}") from error
         self.raw = raw
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, VerifyKey) and other.raw == self.raw
+
+    def __hash__(self) -> int:
+        return hash(self.raw)
+
     @property
     def fingerprint(self) -> str:
         """Return the 32 hex digits that stand in a party id."""
