@@ -34,10 +34,11 @@ from strongroom.ledger.entry import EntryKind
 
 COUNTER = "store"
 SEALING_LABEL = "broker-store"
+MAX_PORT = 65_535
 
 
 class MemoryOfParties:
-    """Stands in for a counter where the platform has none: rollback is then noticed by the parties' checkpoints alone."""
+    """Stands in for a counter where there is none: a rollback is then noticed by the parties' checkpoints alone."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -111,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s %(message)s")
     try:
         host, _, port = arguments.listen.rpartition(":")
-        if not host or not port.isdecimal() or int(port) > 0xFFFF:
+        if not host or not port.isdecimal() or int(port) > MAX_PORT:
             raise UsageError(f"--listen is host:port, got {arguments.listen!r}", hint="for example 127.0.0.1:8443")
         asyncio.run(run(directory=arguments.store, host=host.strip("[]"), port=int(port)))
     except StrongroomError as error:

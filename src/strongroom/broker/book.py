@@ -68,8 +68,8 @@ class Book:
     async def write(self, *entries: Entry, changes: Sequence[Change] = (), administrative: bool = False) -> Written:
         """Return once ``entries`` and ``changes`` are durable together; the index is that of the first entry.
 
-        ``administrative`` changes also advance the platform's counter first, so that a store from before them is refused
-        at the next start.
+        ``administrative`` changes also advance the platform's counter first, so that a store from before them is
+        refused at the next start.
         """
         if self._failed is not None:
             raise StoreError("the broker's store failed earlier") from self._failed

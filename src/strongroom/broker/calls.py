@@ -1,7 +1,7 @@
 """Call an attested broker over TLS 1.3 pinned to its certificate, with deadlines and bounded retries.
 
-Every answer's checkpoint is held against what is remembered before the answer is believed. An error of the broker becomes
-the Strongroom error that it stands for.
+Every answer's checkpoint is held against what is remembered before the answer is believed. An error of the broker
+becomes the Strongroom error that it stands for.
 """
 
 from __future__ import annotations

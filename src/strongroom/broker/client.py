@@ -1,13 +1,13 @@
 """Talk to a broker that was attested first: owners enrol, analysts submit, workloads attest, anybody checks the ledger.
 
-There is no way to a broker except through :meth:`BrokerClient.attest`. Every answer's checkpoint is held against what was
-remembered, so a broker whose ledger was rolled back is refused at the first word.
+There is no way to a broker except through :meth:`BrokerClient.attest`. Every answer's checkpoint is held against what
+was remembered, so a broker whose ledger was rolled back is refused at the first word.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -40,9 +40,7 @@ from strongroom.ledger.export import write_export
 from strongroom.ledger.memory import CheckpointMemory
 from strongroom.ledger.proofs import leaf_hash, verify_inclusion
 from strongroom.policy.document import policy_digest, verify_policy
-from strongroom.statements import PartyId, SigningKey, Statement, VerifyKey
-
-_MAX_CLOCK = 1
+from strongroom.statements import SigningKey, Statement, VerifyKey
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,12 +151,7 @@ class BrokerClient:
                 role=Role.BROKER, nonce=nonce, exporter=b"", own_key=public.digest, peer_key=b"", job_digest=b""
             )
             result = verifier.appraise(evidence, report_data=expected, now=now or datetime.now(UTC))
-            if result.measurement not in expected_measurements:
-                raise MeasurementError(
-                    f"the broker measures as {result.measurement}, "
-                    f"expected {', '.join(sorted(expected_measurements)) or 'none, for none is named'}",
-                    hint="name the published measurement of the broker, as `strongroom measure` prints it",
-                )
+            _expect(result, expected_measurements)
             line.remember(memory, ledger)
             client = cls(line, result=result, public=public, memory=memory, ledger=ledger)
             client.checkpoint()
@@ -367,6 +360,15 @@ class BrokerClient:
         return self._line.call(path, {"order": order.encode(), **(more or {})}, again=False)
 
 
+def _expect(result: AttestationResult, measurements: Collection[str]) -> None:
+    if result.measurement not in measurements:
+        raise MeasurementError(
+            f"the broker measures as {result.measurement}, "
+            f"expected {', '.join(sorted(measurements)) or 'none, for none is named'}",
+            hint="name the published measurement of the broker, as `strongroom measure` prints it",
+        )
+
+
 def _receipt(answer: Mapping[str, Any]) -> Receipt:
     index = answer.get("index")
     return Receipt(index=index if isinstance(index, int) else None)
@@ -376,12 +378,10 @@ __all__ = [
     "Admission",
     "BrokerClient",
     "BrokerRefusedError",
-    "PartyId",
     "PendingOutput",
     "Receipt",
     "Release",
     "ResultKey",
-    "Sequence",
     "SessionLostError",
     "SubmittedOutput",
     "Ticket",

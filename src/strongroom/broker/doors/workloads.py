@@ -1,13 +1,13 @@
 """The door for workloads: attest, get keys, renew, admit members, deposit outputs (spec/4-release.md §7-§9).
 
-Only evidence opens this door. Every policy is evaluated anew at every release and renewal, on verified facts; the answer
-is in the ledger before it is sent, and keys are sealed to the attested key.
+Only evidence opens this door. Every policy is evaluated anew at every release and renewal, on verified facts; the
+answer is in the ledger before it is sent, and keys are sealed to the attested key.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -48,8 +48,8 @@ class Fusion:
     described: tuple[Mapping[str, Any], ...]
 
     @classmethod
-    def of(cls, fused: FusedPolicy, job: Job, ruling: Ruling) -> Fusion:
-        """Return the fusion of ``job`` under ``ruling``."""
+    def of(cls, fused: FusedPolicy, job: Job, ruling: Ruling, *, released: Collection[str]) -> Fusion:
+        """Return the fusion of ``job`` under ``ruling``, describing the datasets whose keys are ``released``."""
         described = tuple(
             {
                 "dataset": one.dataset,
@@ -59,6 +59,7 @@ class Fusion:
                 "columns_count": len(grant.columns),
             }
             for one, grant in zip(job.inputs, ruling.grants, strict=True)
+            if one.dataset in released
         )
         return cls(encoded=fused.encode(), digest=fused.digest, described=described)
 
@@ -119,7 +120,7 @@ class WorkloadsDoor:
         }
 
     async def release(self, session: Session, body: bytes) -> dict[str, Any]:
-        """Release the keys of some of the job's datasets, sealed to the attested key, if every owner of all of them agrees."""
+        """Release keys of the job's datasets, sealed to the attested key, if every owner of every input agrees."""
         wanted = Message.parse(body, "datasets").texts("datasets")
         job = self._job(session)
         unknown = sorted(set(wanted) - {one.dataset for one in job.inputs})
@@ -129,8 +130,8 @@ class WorkloadsDoor:
         fused, granted, plain = self._prepare(session, job, ruling, tuple(sorted(set(wanted))))
         changes = []
         if not job.opened:
-            for one in job.inputs:
-                changes.append(text_change(USES, one.key, str(self._desk.state.uses.get(one.key, 0) + 1)))
+            uses = self._desk.state.uses
+            changes = [text_change(USES, one.key, str(uses.get(one.key, 0) + 1)) for one in job.inputs]
             changes.append(replace(job, opened=True).to_change())
         counted = any(self._desk.state.policies[one.dataset].max_uses is not None for one in job.inputs)
         info = release_info(
@@ -305,13 +306,15 @@ class WorkloadsDoor:
         digests = tuple(grant.policy_digest for grant in ruling.grants)
         cached = session.prepared.get((wanted, digests))
         if cached is None:
-            fused = Fusion.of(fuse([self._desk.state.policies[one.dataset] for one in job.inputs]), job, ruling)
+            policies = [self._desk.state.policies[one.dataset] for one in job.inputs]
+            # Egress sees outputs, so it gets no key of an input.
+            released = () if session.role is Role.EGRESS else wanted
+            fused = Fusion.of(fuse(policies), job, ruling, released=released)
             granted, bundles = [], []
             for one, grant in zip(job.inputs, ruling.grants, strict=True):
                 if one.dataset in wanted:
                     granted.append((one.dataset, one.version, grant.policy_digest))
-                    if session.role is not Role.EGRESS:  # Egress sees outputs, so it gets no key of an input.
-                        bundles.append(self._bundle(one.key, grant))
+                    bundles.extend([self._bundle(one.key, grant)] if one.dataset in released else [])
             recipients = {}
             if session.role is Role.EGRESS:
                 members = self._desk.state.members
