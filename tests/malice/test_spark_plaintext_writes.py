@@ -70,10 +70,10 @@ def test_a_column_without_a_key_is_not_written_at_all(spark_room, frame):
 )
 def test_options_do_not_bring_back_the_stock_factory(spark_room, frame, options):
     two = frame.selectExpr("s", "1 as id")
-    target = spark_room.outbox / "stock"
+    target = spark_room.outbox / f"stock-{len(options)}-{len(options['parquet.crypto.factory.class'])}"
     writer = two.write.options(**options)
     said = refused(lambda: writer.parquet(f"file://{target}"))
-    assert "refused to" in said or "own crypto factory" in said
+    assert any(words in said for words in ("refused to", "own crypto factory", "Class  not found"))
     assert traces(spark_room) == []
 
 

@@ -112,7 +112,7 @@ def test_description_of_an_output_refuses_a_foreign_file(spark_room):
     target = spark_room.outbox / "foreign"
     spark_room.driver.write_encrypted(spark_room.session.range(10), target, dataset="output.result", version=1)
     pq.write_table(pa.table({"id": [1]}), target / "part-9.parquet")
-    with pytest.raises(EnvelopeError, match="not a file that this job wrote"):
+    with pytest.raises(EnvelopeError, match="encrypted Parquet footer"):
         describe_written(target, spark_room.output)
 
 
