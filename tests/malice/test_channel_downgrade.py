@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import hashlib
+import json
 import socket
 import ssl
 import struct
+from datetime import UTC, datetime
 
 import pytest
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from cryptography.x509.oid import NameOID
 from OpenSSL import SSL
 
+from strongroom.attestation.introduction import Greeting
+from strongroom.attestation.roles import Role
 from strongroom.attestation.secure_line import (
     ChannelBindingError,
     Deadline,
+    LineClosedError,
     ProtocolError,
     SecureLine,
     read_exporter,
 )
-from strongroom.attestation.workload_keys import WorkloadKeys
+from strongroom.attestation.workload_keys import WorkloadKeyError, WorkloadKeys
 from strongroom.testing import listen_as, simulated_platform
 
 JOB = hashlib.sha384(b"job").digest()
@@ -120,3 +131,48 @@ def test_before_the_handshake_there_is_no_exporter():
     line = SecureLine(socket.create_connection(server.getsockname()), keys=WorkloadKeys.generate(), server=False)
     with pytest.raises(ChannelBindingError):
         line.exporter  # noqa: B018
+
+
+@pytest.mark.parametrize("kind", ["rsa", "p384", "chain"])
+def test_a_certificate_of_another_kind_is_refused(driver, kind, tmp_path):
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "stranger")])
+    issuer_key = ec.generate_private_key(ec.SECP256R1())
+    key = {
+        "rsa": lambda: rsa.generate_private_key(65537, 2048),
+        "p384": lambda: ec.generate_private_key(ec.SECP384R1()),
+        "chain": lambda: ec.generate_private_key(ec.SECP256R1()),
+    }[kind]()
+
+    def issue(public, signer, issuer):
+        return (
+            x509.CertificateBuilder()
+            .subject_name(name)
+            .issuer_name(issuer)
+            .public_key(public)
+            .serial_number(1)
+            .not_valid_before(datetime(2025, 1, 1, tzinfo=UTC))
+            .not_valid_after(datetime(2045, 1, 1, tzinfo=UTC))
+            .sign(signer, hashes.SHA256())
+        )
+
+    above = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "somebody's authority")])
+    certificate = issue(key.public_key(), issuer_key if kind == "chain" else key, above if kind == "chain" else name)
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    (tmp_path / "pem").write_bytes(private + certificate.public_bytes(Encoding.PEM))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.load_cert_chain(tmp_path / "pem")
+    with context.wrap_socket(socket.create_connection(driver.address, timeout=5)) as line:
+        spki = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        honest = Greeting.fresh(role=Role.WORKER, keys=WorkloadKeys.generate().public).to_json()
+        greeting = json.dumps({**honest, "signing_key": base64.b64encode(spki).decode()}).encode()
+        with contextlib.suppress(OSError):
+            line.sendall(struct.pack("<I", len(greeting)) + greeting)
+        while True:
+            try:
+                driver.accept(deadline=5)
+            except (ProtocolError, WorkloadKeyError):
+                return
+            except LineClosedError:  # what an earlier attacker left behind
+                continue

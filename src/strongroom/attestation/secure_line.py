@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from OpenSSL import SSL, crypto
 
@@ -104,10 +105,13 @@ class SecureLine:
     @property
     def peer_spki(self) -> bytes:
         """Return the DER SubjectPublicKeyInfo of the other side's certificate."""
-        certificate: x509.Certificate | None = self._tls.get_peer_certificate(as_cryptography=True)
-        if certificate is None:
-            raise ProtocolError("the other side showed no certificate")
-        return certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        try:
+            certificate: x509.Certificate | None = self._tls.get_peer_certificate(as_cryptography=True)
+            if certificate is not None:
+                return certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+            raise ProtocolError("the other side's certificate cannot be read") from error
+        raise ProtocolError("the other side showed no certificate")
 
     @property
     def exporter(self) -> bytes:

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import NoReturn, Self
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
@@ -123,7 +123,7 @@ def _self_sign(key: ec.EllipticCurvePrivateKey) -> x509.Certificate:
 def _load(spki: bytes) -> ec.EllipticCurvePublicKey:
     try:
         key = load_der_public_key(spki) if len(spki) <= _MAX_SPKI_BYTES else None
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise WorkloadKeyError("a workload's signing key is not a SubjectPublicKeyInfo in DER") from error
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
         raise WorkloadKeyError("a workload's signing key is not a P-256 key")
