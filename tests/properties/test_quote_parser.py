@@ -9,6 +9,7 @@ from strongroom.attestation.anchors import TrustAnchor
 from strongroom.attestation.collateral import parse_collateral
 from strongroom.attestation.evidence import Evidence, parse_quote
 from strongroom.attestation.evidence.der import DerValue
+from strongroom.attestation.evidence.event_log import parse_event_log
 from strongroom.attestation.evidence.pck import parse_pck_chain
 from strongroom.attestation.facts import verify_quote
 from strongroom.attestation.simulated.pki import Vendor
@@ -72,6 +73,13 @@ def test_arbitrary_der_and_chains_are_refused(data: bytes) -> None:
     accepts_or_refuses(lambda der: DerValue.parse(der, where="test").pairs(), data)
     accepts_or_refuses(parse_pck_chain, data)
     accepts_or_refuses(parse_pck_chain, b"-----BEGIN CERTIFICATE-----\n" + data + b"\n-----END CERTIFICATE-----\n")
+
+
+@given(st.binary(max_size=300), st.integers(0, 60))
+def test_arbitrary_event_logs_are_read_or_refused(data: bytes, size: int) -> None:
+    accepts_or_refuses(parse_event_log, data)
+    head = bytes(28) + (16 + size).to_bytes(4, "little") + b"Spec ID Event03\0" + bytes(size)
+    accepts_or_refuses(parse_event_log, head + data)
 
 
 @given(JSON)

@@ -10,11 +10,14 @@ import dcap_qvl
 import pytest
 
 from strongroom.attestation.anchors import INTEL
-from strongroom.attestation.evidence import parse_quote
+from strongroom.attestation.appraisal import CollateralMemory, Verifier
+from strongroom.attestation.collateral_sources import CollateralFile
+from strongroom.attestation.evidence import Evidence, parse_quote
+from strongroom.attestation.evidence.event_log import parse_event_log, replay
 from strongroom.attestation.evidence.pck import parse_pck_chain
 from strongroom.attestation.explain import describe_quote, explain_verdict
 from strongroom.attestation.facts import verify_quote
-from strongroom.attestation.failures import MalformedEvidenceError
+from strongroom.attestation.failures import MalformedEvidenceError, MeasurementError
 
 VECTORS = Path(os.environ.get("STRONGROOM_VECTORS", Path(__file__).resolve().parents[3] / "shared" / "vectors"))
 pytestmark = pytest.mark.vectors
@@ -143,6 +146,31 @@ def test_our_parsers_read_what_the_library_reads(case: dict) -> None:
         assert ours.report.mrtd == report.mr_td
         assert ours.report.rtmrs == (report.rt_mr0, report.rt_mr1, report.rt_mr2, report.rt_mr3)
     assert ours.measurement in describe_quote(quote)
+
+
+def test_a_real_boot_log_replays_to_the_registers_of_its_quote_and_no_other_log_does() -> None:
+    case = next(case for case in VERIFIED if "cos-113" in case["quote"])
+    folder = VECTORS / "google-go-tdx-guest" / "ccel"
+    log, asked = (folder / "ccel_data.dat").read_bytes(), (folder / "nonce.dat").read_bytes()
+    assert replay(parse_event_log(log)) == parse_quote(load(case["quote"])).report.rtmrs
+
+    def appraise(event_log: bytes) -> str:
+        source = CollateralFile(VECTORS / case["collateral"])
+        evidence = Evidence(tee="tdx", quote=load(case["quote"]), event_log=event_log)
+        verifier = Verifier(INTEL, source, memory=CollateralMemory())
+        now = datetime.fromtimestamp(case["time"], UTC)
+        return verifier.appraise(evidence, report_data=asked.ljust(64, b"\0"), now=now).tier
+
+    assert appraise(log) == appraise(b"") == "affirming"
+    other = (VECTORS / "coco-trustee" / "CCEL_data_ovmf").read_bytes()
+    offset = log.index(b"kernel_cmdline") - 10
+    edited = log[:offset] + bytes([log[offset] ^ 1]) + log[offset + 1 :]
+    for forged in (other, edited, log[:65]):
+        with pytest.raises(MeasurementError, match="RTMR"):
+            appraise(forged)
+    for broken in (log[:40], log[:300], b"x"):
+        with pytest.raises(MalformedEvidenceError):
+            appraise(broken)
 
 
 def test_formats_nobody_verifies_any_more_fail_cleanly() -> None:

@@ -15,7 +15,9 @@ from strongroom.attestation.claims import Claims
 from strongroom.attestation.collateral import parse_collateral
 from strongroom.attestation.criteria import EVERYTHING, AppraisalPolicy
 from strongroom.attestation.evidence.carriage import Evidence, TeeName
-from strongroom.attestation.failures import MalformedEvidenceError, ReportDataError
+from strongroom.attestation.evidence.event_log import parse_event_log, replay
+from strongroom.attestation.evidence.quote import Quote, TdxQuote
+from strongroom.attestation.failures import MalformedEvidenceError, MeasurementError, ReportDataError
 from strongroom.attestation.memory import CollateralMemory
 from strongroom.attestation.tiers import TrustTier
 from strongroom.attestation.verification import open_evidence, verify_opened
@@ -23,6 +25,7 @@ from strongroom.digests import same
 from strongroom.errors import UsageError
 
 REPORT_DATA_BYTES = 64
+_BOOT_REGISTERS = 3
 
 
 class CollateralSource(Protocol):
@@ -107,6 +110,7 @@ class Verifier:
         objections = self.policy.evaluate(claims, now=now)
         if objections:
             raise objections[0]
+        _verify_event_log(evidence, opened.quote)
         if not same(opened.quote.report_data, report_data):
             raise ReportDataError(
                 "REPORTDATA is not the value expected of this role, nonce, channel, keys and job",
@@ -123,6 +127,27 @@ class Verifier:
             collateral_digest=claims.collateral_digest,
             evaluated_at=now,
         )
+
+
+def _verify_event_log(evidence: Evidence, quote: Quote) -> None:
+    """Raise MeasurementError if a log is presented that does not explain RTMR0-RTMR2.
+
+    RTMR3 belongs to what runs after boot, which the boot log does not see.
+    """
+    if not evidence.event_log:
+        return
+    if not isinstance(quote, TdxQuote):
+        raise MalformedEvidenceError(
+            field="evidence.event_log", got=f"{len(evidence.event_log)} bytes", expected="none: SGX keeps no event log"
+        )
+    replayed = replay(parse_event_log(evidence.event_log))
+    for index in range(_BOOT_REGISTERS):
+        if not same(replayed[index], quote.report.rtmrs[index]):
+            raise MeasurementError(
+                f"the event log replays to {replayed[index].hex()[:16]}.. in RTMR{index}, "
+                f"the quote has {quote.report.rtmrs[index].hex()[:16]}..",
+                hint="the log was changed, cut short, or is another boot's",
+            )
 
 
 def grade(claims: Claims, *, anchor: TrustAnchor) -> TrustTier:

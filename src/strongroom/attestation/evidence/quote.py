@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from strongroom.attestation.evidence.carriage import MAX_QUOTE_BYTES, TeeName
 from strongroom.attestation.evidence.layout import FieldReader
 from strongroom.attestation.evidence.report import (
-    ENCLAVE_REPORT_BYTES,
     TD10_BODY_BYTES,
     TD15_BODY_BYTES,
     EnclaveReport,
@@ -23,7 +22,6 @@ from strongroom.attestation.evidence.report import (
 from strongroom.attestation.failures import MalformedEvidenceError
 from strongroom.digests import digest384
 
-HEADER_BYTES = 48
 INTEL_QE_VENDOR = bytes.fromhex("939a7233f79c4ca9940a0db3957f0607")
 ECDSA_P256 = 2
 SGX_TEE_TYPE = 0x00
@@ -274,17 +272,3 @@ def _check_padding(data: bytes, end: int) -> None:
             expected="nothing but zero padding",
             hint="something was appended to the quote",
         )
-
-
-__all__ = [
-    "ENCLAVE_REPORT_BYTES",
-    "HEADER_BYTES",
-    "Quote",
-    "QuoteHeader",
-    "QuoteSignature",
-    "SgxQuote",
-    "TdxQuote",
-    "parse_quote",
-    "sgx_measurement",
-    "tdx_measurement",
-]

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 from strongroom.attestation.evidence.layout import FieldReader
 
-ENCLAVE_REPORT_BYTES = 384
 TD10_BODY_BYTES = 584
 TD15_BODY_BYTES = 648
 
