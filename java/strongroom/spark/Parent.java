@@ -2,6 +2,7 @@ package strongroom.spark;
 
 import java.io.IOException;
 import java.io.InputStream;
+import java.io.UncheckedIOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.Comparator;
@@ -50,8 +51,11 @@ final class Parent {
             "strongroom-limit");
     limit.setDaemon(true);
     limit.start();
-    erase(System.getProperty("strongroom.scratch"));
-    Runtime.getRuntime().halt(GONE);
+    try {
+      erase(System.getProperty("strongroom.scratch"));
+    } finally {
+      Runtime.getRuntime().halt(GONE);
+    }
   }
 
   private static void erase(String directory) {
@@ -60,7 +64,7 @@ final class Parent {
     }
     try (Stream<Path> paths = Files.walk(Path.of(directory))) {
       paths.sorted(Comparator.reverseOrder()).forEach(path -> path.toFile().delete());
-    } catch (IOException error) {
+    } catch (IOException | UncheckedIOException error) {
       // The directory is memory; it goes with the TEE.
     }
   }

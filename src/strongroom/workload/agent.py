@@ -119,10 +119,11 @@ class KeyAgent:
         pid, uid, _ = _CREDENTIALS.unpack(
             connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size),
         )
-        if uid != os.geteuid() or pid not in _admitted:
-            return b"NO this process may not ask for keys\n"
         try:
-            key_id = parse_question(_read_line(connection))
+            line = _read_line(connection)
+            if uid != os.geteuid() or pid not in _admitted:
+                return b"NO this process may not ask for keys\n"
+            key_id = parse_question(line)
             if self._find is None:
                 return b"NO the keys were withdrawn\n"
             return encode_answer(self._find(key_id))
