@@ -104,7 +104,8 @@ def _problem(form: type[BaseModel], item: Mapping[str, Any]) -> Problem:
     got = f"got {shown(item['input'])}"
     if not isinstance(item["input"], str | int | float | list | dict):
         got += f" ({type(item['input']).__name__})"
-    expected = _EXPECTED.get(kind) or str(item["msg"]).removeprefix("Input should be ").removeprefix("expected ")
+    expected = _EXPECTED.get(kind) or str(item["msg"]).removeprefix("Input should be ")
+    expected = expected.replace("greater than or equal to", "at least").replace("less than or equal to", "at most")
     return Problem(key=key, got=got, expected=expected, example=_example(form, location))
 
 
