@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import logging
 import signal
@@ -28,11 +29,13 @@ from strongroom.broker.server import reserve, serve
 from strongroom.broker.service import Service
 from strongroom.broker.sessions import Nonces, Sessions
 from strongroom.broker.state import State
-from strongroom.catalog.store import MonotonicCounter, Store
+from strongroom.catalog.store import MonotonicCounter, RolledBackStoreError, Store
 from strongroom.errors import StrongroomError, UsageError
 from strongroom.ledger.entry import EntryKind
 
 COUNTER = "store"
+REFUSED_STARTS = "refused-starts"
+NOTED_STARTS = "noted-starts"
 SEALING_LABEL = "broker-store"
 MAX_PORT = 65_535
 
@@ -59,6 +62,26 @@ def find_counter(tee: Tee, store: Store) -> tuple[MonotonicCounter, str]:
         return MemoryOfParties(store), "checkpoints remembered by the parties"
 
 
+def count_refused_start(tee: Tee) -> None:
+    """Count on the platform that this broker would not start, since the store it was given cannot be written to."""
+    with contextlib.suppress(TeeCapabilityError):
+        refused = tee.counter(REFUSED_STARTS)
+        refused.advance_to(refused.read() + 1)
+
+
+async def note_refused_starts(tee: Tee, desk: Desk) -> None:
+    """Write into the ledger how often a broker was given an older store since the last good start.
+
+    The entry is written before the platform notes it, so an interruption repeats it and never loses it.
+    """
+    with contextlib.suppress(TeeCapabilityError):
+        refused, noted = tee.counter(REFUSED_STARTS).read(), tee.counter(NOTED_STARTS)
+        if (attempts := refused - noted.read()) > 0:
+            reason = f"an old store was presented {attempts} time(s), and the broker refused to start from it"
+            await desk.write(EntryKind.ROLLBACK, {"attempts": attempts}, reasons=[reason], administrative=True)
+            noted.advance_to(refused)
+
+
 async def run(*, directory: Path, host: str, port: int) -> None:
     """Open the store, write the start into the ledger, and serve until told to stop or the store fails."""
     tee = detect()
@@ -70,7 +93,11 @@ async def run(*, directory: Path, host: str, port: int) -> None:
     try:
         state = State.load(store.load())
         counter, protection = find_counter(tee, store)
-        store.check_epoch(counter)
+        try:
+            store.check_epoch(counter)
+        except RolledBackStoreError:
+            count_refused_start(tee)
+            raise
         keys = state.keys or BrokerKeys.generate(now=datetime.now(UTC))
         book = Book(store=store, key=keys.ledger, origin=keys.origin, counter=counter)
         desk = Desk(
@@ -89,6 +116,7 @@ async def run(*, directory: Path, host: str, port: int) -> None:
             changes=() if state.keys else (keys.to_change(),),
             administrative=True,
         )
+        await note_refused_starts(tee, desk)
         serving = await serve(Service(desk), keys, held=held, stop=stop)
         print(json.dumps({"event": "ready", "host": held.getsockname()[0], "port": held.getsockname()[1]}), flush=True)  # noqa: T201
         waiting: set[asyncio.Future[Any]] = {serving, book.failure}

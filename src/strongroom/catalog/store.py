@@ -196,9 +196,9 @@ class Store:
         if self.head.epoch == value + 1:
             counter.advance_to(self.head.epoch)
         elif self.head.epoch != value:
-            which = "older" if self.head.epoch < value else "newer"
+            which = "was rolled back" if self.head.epoch < value else "is not this platform's"
             raise RolledBackStoreError(
-                f"the store in {self.directory} is at epoch {self.head.epoch}, {which} than the platform's {value}",
+                f"the store in {self.directory} {which}: it is at epoch {self.head.epoch}, the platform is at {value}",
                 hint="an old copy of the store was restored, it was emptied, or it comes from another machine; "
                 "bring back the newest copy. The broker will not serve from this one",
             )

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from strongroom.jobs import JobDraft
 
 CLUSTERS = ("process", "standalone", "k8s")
-_ENGINES = {"sql": "embedded", "spark": "spark"}
+_ENGINES = {"process": "embedded", "standalone": "spark"}
+_DEFAULT = {"sql": "process", "spark": "standalone"}
 
 
 @verb(
@@ -29,7 +30,10 @@ _ENGINES = {"sql": "embedded", "spark": "spark"}
 )
 @click.argument("job", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="JOB.toml")
 @click.option(
-    "--cluster", type=click.Choice(CLUSTERS), default="process", show_default=True, help="Where it is placed."
+    "--cluster",
+    type=click.Choice(CLUSTERS),
+    help="Where it is placed: one process (SQL on the embedded engine), or Spark on workers of this machine. "
+    "By default process for sql jobs, standalone for spark jobs.",
 )
 @click.option("--dry-run", is_flag=True, help="Print what would be created and create nothing; takes no password.")
 @click.option(
@@ -51,7 +55,7 @@ def submit(
     screen: Screen,
     *,
     job: Path,
-    cluster: str,
+    cluster: str | None,
     dry_run: bool,
     platform: Path | None,
     directory: Path | None,
@@ -70,12 +74,17 @@ def submit(
     from strongroom.parties.home import Home
 
     draft = load_job(job)
+    cluster = cluster or _DEFAULT[draft.kind]
+    if cluster == "process" and draft.kind != "sql":
+        raise UsageError(f"one process runs sql jobs, not {draft.kind}", hint="use --cluster standalone")
     if dry_run:
         plan = _plan(draft, cluster=cluster, directory=directory)
         screen.result(plan, text=_plan_lines(plan))
         return
-    if cluster != "process":
-        raise UsageError(f"this version cannot place a job on {cluster}", hint="use --cluster process")
+    if cluster not in _ENGINES:
+        raise UsageError(
+            f"this version cannot place a job on {cluster}", hint="use --cluster process or --cluster standalone"
+        )
     if platform is None:
         raise UsageError(
             "a job on this machine needs a simulated platform to start its processes",
@@ -93,7 +102,7 @@ def submit(
             job,
             broker=client,
             host=SimulatedPlatform(platform, tee="tdx" if draft.tee == "tdx" else "sgx"),
-            engine=_ENGINES[draft.kind],
+            engine=_ENGINES[cluster],
             directory=directory or Path(f"{draft.name}.job").absolute(),
             on_event=lambda name, facts: _tell(screen, name, facts),
         )
@@ -118,7 +127,7 @@ def submit(
 
 def _plan(draft: JobDraft, *, cluster: str, directory: Path | None) -> dict[str, Any]:
     """Return what a submission would create; it holds digests and names, and nothing secret."""
-    workers = draft.workers if draft.kind == "spark" else 0
+    workers = draft.workers if cluster != "process" else 0
     processes = [
         {"role": "driver", "count": 1, "tee": draft.tee},
         {
@@ -133,7 +142,7 @@ def _plan(draft: JobDraft, *, cluster: str, directory: Path | None) -> dict[str,
     return {
         "job": draft.name,
         "kind": draft.kind,
-        "engine": _ENGINES[draft.kind],
+        "engine": _ENGINES.get(cluster, "spark"),
         "cluster": cluster,
         "purpose": draft.purpose,
         "program": f"sha256:{hashlib.sha256(draft.program).hexdigest()}",

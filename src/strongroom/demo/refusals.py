@@ -153,7 +153,7 @@ class Refusals:
             world.stop_broker()
             shutil.rmtree(world.store)
             shutil.move(after, world.store)
-            world.start_broker()
+            world.start_broker()  # from the newest store again; it writes down what was tried
 
     def _attempt(self, case: str, move: Callable[[], object]) -> RefusalCase:
         before = self._ledger_size()

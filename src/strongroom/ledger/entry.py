@@ -25,6 +25,7 @@ class EntryKind(StrEnum):
     """Everything the ledger speaks of."""
 
     START = "start"
+    ROLLBACK = "rollback"
     MEMBER = "member"
     DATASET = "dataset"
     POLICY = "policy"
