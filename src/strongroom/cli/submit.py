@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from strongroom.jobs import JobDraft
 
 CLUSTERS = ("process", "standalone", "k8s")
+_SILENT = ("done", "failed")  # said once more, and better, at the end
 _ENGINES = {"process": "embedded", "standalone": "spark"}
 _DEFAULT = {"sql": "process", "spark": "standalone"}
 
@@ -170,7 +171,11 @@ def _plan_lines(plan: Mapping[str, Any]) -> list[str]:
 
 
 def _tell(screen: Screen, name: str, facts: Mapping[str, Any]) -> None:
-    if name.startswith("host-"):
+    if name.startswith("host-") or name in _SILENT:
         return
-    shown = ", ".join(f"{key} {value}" for key, value in facts.items() if isinstance(value, str | int | float))
+    shown = ", ".join(
+        f"{value:.3f} s" if key == "seconds" else f"{key} {value}"
+        for key, value in facts.items()
+        if isinstance(value, str | int | float)
+    )
     screen.say(f"{name.replace('-', ' ')}{': ' if shown else ''}{shown[:200]}")
