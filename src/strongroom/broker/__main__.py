@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from strongroom.attestation.appraisal import Verifier
+from strongroom.attestation.appraisal import AppraisalPolicy, Verifier
 from strongroom.attestation.memory import CollateralMemory
 from strongroom.attestation.providers import detect
 from strongroom.attestation.tee import Tee, TeeCapabilityError
@@ -106,7 +106,12 @@ async def run(*, directory: Path, host: str, port: int) -> None:
             book=book,
             nonces=Nonces(),
             sessions=Sessions(),
-            verifier=Verifier(tee.anchor(), tee.collateral_source(), memory=CollateralMemory()),
+            verifier=Verifier(
+                tee.anchor(),
+                tee.collateral_source(),
+                memory=CollateralMemory(),
+                policy=AppraisalPolicy.leaving_tcb_to_caller(),
+            ),
             tee=tee,
             clock=lambda: datetime.now(UTC),
         )

@@ -94,7 +94,7 @@ class Line:
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(retried),
             stop=tenacity.stop_after_attempt(_ATTEMPTS) | tenacity.stop_after_delay(_RETRY_SECONDS),
-            wait=tenacity.wait_exponential_jitter(initial=0.1, max=3.0),
+            wait=tenacity.wait_exponential_jitter(multiplier=0.1, max=3.0),
             reraise=True,
         )
         status, answer, note = retrying(self._send, path, encoded, headers or {})

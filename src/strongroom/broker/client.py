@@ -23,11 +23,11 @@ from strongroom.attestation.roles import Role
 from strongroom.attestation.tee import Tee
 from strongroom.attestation.workload_keys import WorkloadKeys
 from strongroom.broker.calls import BrokerRefusedError, Line, SessionLostError, parse_proof
-from strongroom.broker.keys import PublicKeys, encode_spki
+from strongroom.broker.names import NONCE_BYTES
 from strongroom.broker.orders import Order, sign_order
+from strongroom.broker.public_keys import PublicKeys, encode_spki
 from strongroom.broker.requests import decode64, encode64
 from strongroom.broker.seals import enrol_info
-from strongroom.broker.sessions import NONCE_BYTES
 from strongroom.broker.workload_session import Admission, Release, SubmittedOutput, WorkloadSession
 from strongroom.digests import bytes_digest
 from strongroom.envelope.hpke import seal

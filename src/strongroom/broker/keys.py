@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import json
 import os
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import NoReturn, Self
 
@@ -16,8 +15,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from strongroom.attestation.binding import key_bundle_digest
 from strongroom.broker.names import SERVER_NAME
+from strongroom.broker.public_keys import PublicKeys, encode_spki
 from strongroom.catalog.store import Change
 from strongroom.envelope.hpke import KemKey
 from strongroom.statements import SigningKey
@@ -25,20 +24,6 @@ from strongroom.statements import SigningKey
 KIND = "broker-keys"
 _LIFETIME = timedelta(days=3650)
 _SECRET_BYTES = 32
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PublicKeys:
-    """What the broker's evidence vouches for."""
-
-    tls_spki: bytes
-    kem: bytes
-    ledger: bytes
-
-    @property
-    def digest(self) -> bytes:
-        """Return the 48 bytes that stand in the broker's REPORTDATA."""
-        return key_bundle_digest(self.tls_spki, self.kem, self.ledger)
 
 
 class BrokerKeys:
@@ -119,10 +104,3 @@ class BrokerKeys:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("the broker's keys cannot be pickled or copied")
-
-
-def encode_spki(public: object) -> bytes:
-    """Return the DER SubjectPublicKeyInfo of a certificate's key; raise ValueError unless it is P-256."""
-    if not isinstance(public, ec.EllipticCurvePublicKey) or not isinstance(public.curve, ec.SECP256R1):
-        raise ValueError("the broker's TLS key is P-256")  # noqa: TRY004  the caller catches one kind
-    return public.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)

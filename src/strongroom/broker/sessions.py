@@ -14,12 +14,12 @@ from datetime import datetime, timedelta
 
 from strongroom.attestation.appraisal import AttestationResult
 from strongroom.attestation.roles import Role
+from strongroom.broker.names import NONCE_BYTES
 from strongroom.broker.release import TeeFacts
 from strongroom.broker.seals import SECRET_BYTES, SESSION_BYTES, request_mac
 from strongroom.digests import same
 from strongroom.errors import EvidenceError
 
-NONCE_BYTES = 32
 NONCE_LIFETIME = timedelta(seconds=60)
 SESSION_LIFETIME = timedelta(minutes=10)
 MAX_NONCES = 65_536

@@ -157,7 +157,8 @@ class WorkloadSession:
     def admit(
         self, member: PublicKeys, *, role: Role, result: AttestationResult, reasons: Sequence[str] = ()
     ) -> Admission:
-        """Ask every owner's policy about a member that this driver appraised, and return the ruling, written down first.
+        """Ask every owner's policy about a member that this driver appraised, and return the ruling, written down
+        first.
 
         ``reasons`` are the driver's own objections; with any, the member is refused.
         """

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from strongroom.attestation import providers
-from strongroom.attestation.appraisal import Verifier
+from strongroom.attestation.appraisal import AppraisalPolicy, Verifier
 from strongroom.attestation.channel import AttestedChannel, Listener
 from strongroom.attestation.memory import CollateralMemory
 from strongroom.attestation.roles import Role
@@ -58,7 +58,12 @@ class Driver:
         self._host = host
         self._tee = providers.detect()
         self._keys = WorkloadKeys.generate()
-        self._verifier = Verifier(self._tee.anchor(), self._tee.collateral_source(), memory=CollateralMemory())
+        self._verifier = Verifier(
+            self._tee.anchor(),
+            self._tee.collateral_source(),
+            memory=CollateralMemory(),
+            policy=AppraisalPolicy.leaving_tcb_to_caller(),
+        )
         self._ring = KeyRing()
         self._scratch = make_scratch()
         self._timings: dict[str, float] = {}

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from strongroom.attestation import providers
-from strongroom.attestation.appraisal import Verifier
+from strongroom.attestation.appraisal import AppraisalPolicy, Verifier
 from strongroom.attestation.channel import AttestedChannel, connect
 from strongroom.attestation.memory import CollateralMemory
 from strongroom.attestation.roles import Role
@@ -53,7 +53,12 @@ class Member:
         self.tee = providers.detect()
         self.scratch = make_scratch()
         self.keys = WorkloadKeys.generate()
-        self.verifier = Verifier(self.tee.anchor(), self.tee.collateral_source(), memory=CollateralMemory())
+        self.verifier = Verifier(
+            self.tee.anchor(),
+            self.tee.collateral_source(),
+            memory=CollateralMemory(),
+            policy=AppraisalPolicy.leaving_tcb_to_caller(),
+        )
         self.channel: AttestedChannel = connect(
             driver,
             keys=self.keys,

@@ -10,8 +10,9 @@ from typing import Any
 from strongroom.attestation.binding import report_data
 from strongroom.attestation.roles import Role
 from strongroom.broker.desk import Desk
+from strongroom.broker.names import NONCE_BYTES
 from strongroom.broker.requests import Message, encode64
-from strongroom.broker.sessions import NONCE_BYTES, NONCE_LIFETIME
+from strongroom.broker.sessions import NONCE_LIFETIME
 
 MAX_ENTRIES = 1024
 MAX_ENTRIES_BYTES = 4 << 20

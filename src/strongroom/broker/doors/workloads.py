@@ -19,11 +19,12 @@ from strongroom.attestation.evidence import Evidence
 from strongroom.attestation.roles import Role
 from strongroom.attestation.workload_keys import PublicKeys
 from strongroom.broker.desk import ConflictError, Desk, StrangerError
+from strongroom.broker.names import NONCE_BYTES
 from strongroom.broker.records import USES, Job, Output, text_change
 from strongroom.broker.release import Ruling, TeeFacts, missing_approvals, rule, shorten
 from strongroom.broker.requests import MalformedRequestError, Message, decode64, encode64
 from strongroom.broker.seals import SECRET_BYTES, admission_mac, release_info, session_info, ticket_digest
-from strongroom.broker.sessions import NONCE_BYTES, Session
+from strongroom.broker.sessions import Session
 from strongroom.digests import parse_text, same, to_text
 from strongroom.envelope.hpke import seal
 from strongroom.envelope.keys import DatasetKeys, reveal
