@@ -47,7 +47,7 @@ class Release:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Admission:
-    """A member's letter of introduction, or every reason why there is none, and where the ruling stands in the ledger."""
+    """A member's letter of introduction, or every reason why there is none; and its place in the ledger."""
 
     letter: str
     reasons: tuple[str, ...]
