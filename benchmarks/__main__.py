@@ -30,7 +30,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("name", nargs="?", help="which benchmark; without it, list them")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
     parser.add_argument("--quick", action="store_true", help="smaller data and fewer rounds: shows that it works")
-    parser.add_argument("--engine", choices=("embedded", "spark", "both"), default="embedded", help="which engine")
     chosen = parser.parse_args(arguments)
     described = known()
     if chosen.name is None:
@@ -42,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stderr.write(f"error: there is no benchmark {chosen.name!r}\nhint: choose one of {', '.join(described)}\n")
         return 2
     talk = Console(stderr=True)
-    options = Options(quick=chosen.quick, engine=chosen.engine, say=lambda line: talk.print(line, highlight=False))
+    options = Options(quick=chosen.quick, say=lambda line: talk.print(line, highlight=False))
     report = importlib.import_module(f"benchmarks.{chosen.name}").run(options)
     publish(report, directory=OUTPUT, json_file=chosen.json)
     return 0 if all(figure.met is not False for figure in report.figures) else 1

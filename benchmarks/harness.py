@@ -29,7 +29,6 @@ class Options:
     """What the person running a benchmark chose; ``say`` tells them how far it is."""
 
     quick: bool
-    engine: str
     say: Callable[[str], None]
 
 

@@ -74,16 +74,16 @@ def report(runs: Mapping[int, Runs], *, scale: float, rounds: int) -> Report:
     )
 
 
-def total_ratio(runs: Mapping[int, Runs], clock: str) -> float:
-    """Return the median over rounds of the ratio of whole rounds: all queries encrypted per all queries plain."""
+def total_ratio(runs: Mapping[int, Runs], clock: str, *, side: str = "encrypted") -> float:
+    """Return the median over rounds of the ratio of whole rounds: all queries on ``side`` per all queries plain."""
     totals = {
-        side: [
+        name: [
             sum(getattr(cost, clock) for cost in turn)
-            for turn in zip(*(r.costs[side] for r in runs.values()), strict=True)
+            for turn in zip(*(each.costs[name] for each in runs.values()), strict=True)
         ]
-        for side in ("plain", "encrypted")
+        for name in ("plain", side)
     }
-    return statistics.median(map(float.__truediv__, totals["encrypted"], totals["plain"]))
+    return statistics.median(map(float.__truediv__, totals[side], totals["plain"]))
 
 
 def difference(result: pa.Table, answer: str) -> str:
@@ -122,35 +122,33 @@ def same(got: object, expected: object) -> bool:
 
 
 def draw(canvas: Canvas, runs: Mapping[int, Runs], *, scale: float) -> None:
-    """Draw the seconds of each query above, their ratio below."""
+    """Draw the queries of the embedded engine."""
+    title = f"TPC-H at scale factor {scale:g}, embedded engine: encryption costs x{total_ratio(runs, 'cpu'):.2f}"
+    draw_queries(canvas, runs, title=title, side="encrypted")
+
+
+def draw_queries(canvas: Canvas, runs: Mapping[int, Runs], *, title: str, side: str) -> None:
+    """Draw the CPU seconds of each query above, ``side`` beside plain, and their ratio below."""
     seconds, ratios = canvas.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     numbers = list(runs)
-    for shift, side, colour in ((-0.2, "plain", PLAIN_COLOUR), (0.2, "encrypted", ENCRYPTED_COLOUR)):
-        seconds.bar([n + shift for n in numbers], [runs[n].cpu(side) for n in numbers], 0.4, label=side, color=colour)
+    for shift, name, colour in ((-0.2, "plain", PLAIN_COLOUR), (0.2, side, ENCRYPTED_COLOUR)):
+        seconds.bar([n + shift for n in numbers], [runs[n].cpu(name) for n in numbers], 0.4, label=name, color=colour)
     seconds.set_ylabel("CPU seconds")
-    seconds.set_title(
-        f"TPC-H at scale factor {scale:g}, embedded engine: encryption costs x{total_ratio(runs, 'cpu'):.2f}"
-    )
+    seconds.set_title(title)
     seconds.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0.2)
     seconds.grid(visible=False, axis="x")
     for n in numbers:
-        costs = zip(runs[n].costs["encrypted"], runs[n].costs["plain"], strict=True)
-        each = sorted(encrypted.cpu / plain.cpu for encrypted, plain in costs)
+        costs = zip(runs[n].costs[side], runs[n].costs["plain"], strict=True)
+        each = sorted(ours.cpu / plain.cpu for ours, plain in costs)
         quarter = len(each) // 4
-        ratios.plot(
-            [n, n],
-            [each[quarter], each[-1 - quarter]],
-            color=ENCRYPTED_COLOUR,
-            alpha=0.3,
-            linewidth=3,
-            solid_capstyle="round",
-        )
+        middle_half = [each[quarter], each[-1 - quarter]]
+        ratios.plot([n, n], middle_half, color=ENCRYPTED_COLOUR, alpha=0.3, linewidth=3, solid_capstyle="round")
         ratios.plot([n], [statistics.median(each)], "o", color=ENCRYPTED_COLOUR, markersize=5)
     ratios.axhline(1, color="#555555", linewidth=0.8)
     ratios.axhline(GOAL, color=GOAL_COLOUR, linewidth=1, linestyle="--")
     label = {"xytext": (4, 0), "textcoords": "offset points", "va": "center", "color": GOAL_COLOUR, "fontsize": 8}
     ratios.annotate(f"goal for\nthe total\n{GOAL:.2f}", (22.7, GOAL), annotation_clip=False, **label)
-    ratios.set_ylabel("encrypted / plain")
+    ratios.set_ylabel(f"{side} / plain")
     ratios.set_xlabel("query (dot: median of rounds, bar: their middle half)")
     ratios.set_xticks(numbers)
     ratios.set_xlim(0.3, 22.7)
