@@ -1,4 +1,4 @@
-"""Open and accept attested channels: mutual TLS 1.3, then evidence both ways over that session (spec/4-release.md §2).
+"""Open and accept attested channels: mutual TLS 1.3, then evidence both ways (spec/6-attested-channel.md).
 
 A channel exists only after both ends have verified each other and said so; no application message is sent or accepted
 before. A failed introduction ends the connection, and a stranger learns only what kind of thing failed.

@@ -1,4 +1,4 @@
-"""Say and check who the two ends of a channel are: greeting, proof, and what a proof commits to (spec/4-release.md §2).
+"""Say and check who the two ends of a channel are: greeting and proof (spec/6-attested-channel.md §2, §3).
 
 Pure but for asking the TEE: it makes and parses messages and never touches a socket. Each end computes the binding from
 what it knows itself; no digest made by the other end is ever taken.

@@ -1,4 +1,4 @@
-"""Carry length-framed JSON over mutual TLS 1.3, each operation within a deadline (spec/4-release.md §2.2).
+"""Carry length-framed JSON over mutual TLS 1.3, each operation within a deadline (spec/6-attested-channel.md §1).
 
 TLS alone identifies nobody here: both certificates are self-signed, and only evidence says who holds their keys. There
 is no older protocol, no session resumption, no early data, and no way to go on without the exporter (RFC 9266).

@@ -1,7 +1,7 @@
 """Hold the keys of one workload: a P-256 key for TLS and signatures, and a KEM key that secrets are sealed to.
 
-Both live and die with the process; evidence commits to both at once (spec/4-release.md §2). The private halves never
-print, pickle or copy, and signatures always name what they are for.
+Both live and die with the process; evidence commits to both at once (spec/6-attested-channel.md §2). The private
+halves never print, pickle or copy, and signatures always name what they are for.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Name what may be wrong with a simulated TEE, so that every refusal can be provoked.
 
-Each knob changes exactly one fact of an otherwise genuine quote or its collateral (spec/4-release.md §threats). Faults
-exist on the simulated vendor alone; no real provider reads them.
+Each knob changes exactly one fact of an otherwise genuine quote or its collateral (spec/6-attested-channel.md §5).
+Faults exist on the simulated vendor alone; no real provider reads them.
 """
 
 from __future__ import annotations
