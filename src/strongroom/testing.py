@@ -67,7 +67,7 @@ class PlatformCollateral:
 
 
 def listen_as(
-    role: Role | str, *, platform: SimulatedPlatform, job_digest: bytes, deadline: float = 5.0, max_pending: int = 32
+    role: Role | str, *, platform: SimulatedPlatform, job_digest: bytes, deadline: float = 15.0, max_pending: int = 32
 ) -> Listener:
     """Return a listener on a free local port that plays ``role`` in a TEE of ``platform``."""
     return Listener(
@@ -91,7 +91,7 @@ def connect_as(
     expected_role: Role | str = Role.DRIVER,
     keys: WorkloadKeys | None = None,
     signer: SigningKey | None = None,
-    deadline: float = 5.0,
+    deadline: float = 15.0,
 ) -> AttestedChannel:
     """Return a channel to ``address`` from a workload of ``role``, or from the client of the party ``signer``."""
     attester = Role.parse(role)

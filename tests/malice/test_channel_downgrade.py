@@ -71,14 +71,14 @@ def test_a_client_without_a_certificate_is_refused(driver):
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
-    with socket.create_connection(driver.address, timeout=5) as plain, pytest.raises(ssl.SSLError):
+    with socket.create_connection(driver.address, timeout=15) as plain, pytest.raises(ssl.SSLError):
         context.wrap_socket(plain).recv(1)
 
 
 def test_a_session_is_never_resumed(driver, context):
-    with context.wrap_socket(socket.create_connection(driver.address, timeout=5)) as line:
+    with context.wrap_socket(socket.create_connection(driver.address, timeout=15)) as line:
         session = drained(line).session
-    with context.wrap_socket(socket.create_connection(driver.address, timeout=5), session=session) as line:
+    with context.wrap_socket(socket.create_connection(driver.address, timeout=15), session=session) as line:
         assert not drained(line).session_reused
 
 
@@ -88,7 +88,7 @@ def test_plaintext_is_refused(driver):
     client = SecureLine(socket.create_connection(server.getsockname()), keys=keys, server=False)
     server.accept()[0].sendall(b"\x02\x00\x00\x00{}HTTP/1.1 200 OK\r\n\r\n")
     with pytest.raises(ProtocolError):
-        client.shake_hands(Deadline(5))
+        client.shake_hands(Deadline(15))
 
 
 class Session:
@@ -163,7 +163,7 @@ def test_a_certificate_of_another_kind_is_refused(driver, kind, tmp_path):
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     context.load_cert_chain(tmp_path / "pem")
-    with context.wrap_socket(socket.create_connection(driver.address, timeout=5)) as line:
+    with context.wrap_socket(socket.create_connection(driver.address, timeout=15)) as line:
         spki = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         honest = Greeting.fresh(role=Role.WORKER, keys=WorkloadKeys.generate().public).to_json()
         greeting = json.dumps({**honest, "signing_key": base64.b64encode(spki).decode()}).encode()
@@ -171,7 +171,7 @@ def test_a_certificate_of_another_kind_is_refused(driver, kind, tmp_path):
             line.sendall(struct.pack("<I", len(greeting)) + greeting)
         while True:
             try:
-                driver.accept(deadline=5)
+                driver.accept(deadline=15)
             except (ProtocolError, WorkloadKeyError):
                 return
             except LineClosedError:  # what an earlier attacker left behind

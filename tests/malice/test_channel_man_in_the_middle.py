@@ -40,7 +40,7 @@ class Relay:
         threading.Thread(target=self._run, daemon=True).start()
 
     def _run(self):
-        deadline = Deadline(5)
+        deadline = Deadline(15)
         plain, _ = self.server.accept()
         left = SecureLine(plain, keys=self.keys, server=True)
         right = SecureLine(socket.create_connection(self.target), keys=self.keys, server=False)
@@ -86,7 +86,7 @@ def test_relayed_greetings_do_not_fit_the_tls_session(platform, role):
         with pytest.raises(ProtocolError, match="not the key of the TLS session"):
             connect_as(role, relay.address, platform=platform, job_digest=JOB, signer=signer)
         with pytest.raises(StrongroomError):
-            driver.accept(deadline=5)
+            driver.accept(deadline=15)
 
 
 @pytest.mark.parametrize("role", ["worker", "client"])
@@ -97,7 +97,7 @@ def test_relayed_proofs_are_refused_by_the_driver(platform, role):
         with pytest.raises(StrongroomError):
             connect_as(role, relay.address, platform=platform, job_digest=JOB, signer=signer)
         with pytest.raises(EvidenceError) as refused:
-            driver.accept(deadline=5)
+            driver.accept(deadline=15)
         assert refused.value.kind == ("ReportDataError" if role == "worker" else "ClientAuthError")
         assert relay.carried, "the attacker did carry messages"
 
@@ -108,7 +108,7 @@ def test_relayed_evidence_of_a_genuine_driver_is_refused_by_the_worker(platform)
     from strongroom.attestation.roles import Role
     from strongroom.testing import simulated_tee
 
-    deadline = Deadline(5)
+    deadline = Deadline(15)
     server = socket.create_server(("127.0.0.1", 0))
     keys = WorkloadKeys.generate()
 

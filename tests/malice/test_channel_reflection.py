@@ -31,7 +31,7 @@ def mirror(greet):
     keys = WorkloadKeys.generate()
 
     def run():
-        deadline = Deadline(5)
+        deadline = Deadline(15)
         plain, _ = server.accept()
         line = SecureLine(plain, keys=keys, server=True)
         try:

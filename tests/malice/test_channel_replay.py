@@ -24,7 +24,7 @@ def platform():
 
 
 def greet_driver(driver, keys, *, nonce=None):
-    deadline = Deadline(5)
+    deadline = Deadline(15)
     line = SecureLine(socket.create_connection(driver.address), keys=keys, server=False)
     line.shake_hands(deadline)
     fresh = Greeting.fresh(role=Role.WORKER, keys=keys.public)
@@ -49,9 +49,9 @@ def test_evidence_from_an_earlier_session_is_refused_although_the_keys_are_the_s
         line.send(recorded, deadline)
         assert line.receive(deadline) == {"refused": "ReportDataError"}
         with pytest.raises(LineClosedError):  # the first session was left before its ok
-            driver.accept(deadline=5)
+            driver.accept(deadline=15)
         with pytest.raises(ReportDataError):
-            driver.accept(deadline=5)
+            driver.accept(deadline=15)
 
 
 def test_every_session_asks_with_another_nonce(platform):

@@ -42,14 +42,14 @@ def test_silent_strangers_do_not_keep_a_worker_out(platform):
         started = time.monotonic()
         with connect_as("worker", driver.address, platform=platform, job_digest=JOB), next_channel(driver) as channel:
             assert channel.peer_role is Role.WORKER
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 15
         for stranger in strangers:
             stranger.close()
 
 
 def test_the_longest_stalling_stranger_is_dropped_first(platform):
     with listen_as("driver", platform=platform, job_digest=JOB, deadline=30, max_pending=2) as driver:
-        strangers = [socket.create_connection(driver.address, timeout=5) for _ in range(3)]
+        strangers = [socket.create_connection(driver.address, timeout=15) for _ in range(3)]
         assert strangers[0].recv(1) == b""  # hung up
         strangers[2].settimeout(0.2)
         with pytest.raises(TimeoutError):
@@ -60,13 +60,13 @@ def test_a_stranger_that_stops_half_way_meets_the_deadline(platform):
     with listen_as("driver", platform=platform, job_digest=JOB, deadline=0.3) as driver:
         keys = WorkloadKeys.generate()
         line = SecureLine(socket.create_connection(driver.address), keys=keys, server=False)
-        line.shake_hands(Deadline(5))
-        line.send(Greeting.fresh(role=Role.WORKER, keys=keys.public).to_json(), Deadline(5))
+        line.shake_hands(Deadline(15))
+        line.send(Greeting.fresh(role=Role.WORKER, keys=keys.public).to_json(), Deadline(15))
         with pytest.raises(DeadlineError):
-            driver.accept(deadline=5)
-        line.receive(Deadline(5))  # the greeting that came before
+            driver.accept(deadline=15)
+        line.receive(Deadline(15))  # the greeting that came before
         with pytest.raises(LineClosedError):
-            line.receive(Deadline(5))
+            line.receive(Deadline(15))
 
 
 def test_a_peer_that_drips_bytes_meets_the_same_deadline(platform):
@@ -77,8 +77,8 @@ def test_a_peer_that_drips_bytes_meets_the_same_deadline(platform):
         plain, _ = server.accept()
         line = SecureLine(plain, keys=WorkloadKeys.generate(), server=True)
         try:
-            line.shake_hands(Deadline(5))
-            line.receive(Deadline(5))
+            line.shake_hands(Deadline(15))
+            line.receive(Deadline(15))
             while True:  # one byte at a time of a frame that never ends
                 line._until(lambda: line._tls.send(b"\x00"), Deadline(1))
                 time.sleep(0.05)

@@ -28,19 +28,19 @@ def driver():
 def greet(driver):
     keys = WorkloadKeys.generate()
     line = SecureLine(socket.create_connection(driver.address), keys=keys, server=False)
-    line.shake_hands(Deadline(5))
+    line.shake_hands(Deadline(15))
     own = Greeting.fresh(role=Role.CLIENT, keys=keys.public)
-    line.send(own.to_json(), Deadline(5))
-    peer = Greeting.parse(line.receive(Deadline(5)))
+    line.send(own.to_json(), Deadline(15))
+    peer = Greeting.parse(line.receive(Deadline(15)))
     meeting = Meeting.arrange(own=own, peer=peer, peer_spki=line.peer_spki, exporter=line.exporter, job_digest=JOB)
     return line, meeting, keys
 
 
 def refused(driver, line, message):
-    line.send(message, Deadline(5))
-    assert line.receive(Deadline(5)) == {"refused": "ClientAuthError"}
+    line.send(message, Deadline(15))
+    assert line.receive(Deadline(15)) == {"refused": "ClientAuthError"}
     with pytest.raises(ClientAuthError) as error:
-        driver.accept(deadline=5)
+        driver.accept(deadline=15)
     return error.value.message
 
 
@@ -60,7 +60,7 @@ def test_a_proof_from_another_session_is_refused(driver):
     line.close()
     line, _, _ = greet(driver)
     with pytest.raises(LineClosedError):  # the first session was simply left
-        driver.accept(deadline=5)
+        driver.accept(deadline=15)
     assert "another session" in refused(driver, line, proof)
 
 

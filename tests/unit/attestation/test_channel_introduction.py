@@ -42,7 +42,7 @@ def listener(platform):
         tee=simulated_tee("driver", platform=platform, job_digest=JOB),
         verifier=simulated_verifier(platform),
         job_digest=JOB,
-        deadline=5,
+        deadline=15,
     ) as listener:
         yield listener
 
@@ -55,7 +55,7 @@ def come_as_worker(platform, listener, *, keys=None, faults=None, **changes) -> 
         "tee": simulated_tee("worker", platform=platform, job_digest=JOB, faults=faults),
         "verifier": simulated_verifier(platform),
         "job_digest": JOB,
-        "deadline": 5,
+        "deadline": 15,
     }
     return connect(listener.address, **{**arguments, **changes})
 
@@ -68,14 +68,14 @@ def come_as_client(platform, listener, *, signer, **changes) -> AttestedChannel:
         "signer": signer,
         "verifier": simulated_verifier(platform),
         "job_digest": JOB,
-        "deadline": 5,
+        "deadline": 15,
     }
     return connect(listener.address, **{**arguments, **changes})
 
 
 def test_worker_and_driver_verify_each_other_and_then_talk(platform, listener):
     keys = WorkloadKeys.generate()
-    with come_as_worker(platform, listener, keys=keys) as worker, listener.accept(deadline=5) as driver:
+    with come_as_worker(platform, listener, keys=keys) as worker, listener.accept(deadline=15) as driver:
         assert worker.peer.measurement == platform.measure("driver")
         assert driver.peer.measurement == platform.measure("worker")
         assert (worker.peer_role, driver.peer_role) == (Role.DRIVER, Role.WORKER)
@@ -90,7 +90,7 @@ def test_worker_and_driver_verify_each_other_and_then_talk(platform, listener):
 
 def test_client_attests_the_driver_and_the_driver_learns_which_party_speaks(platform, listener):
     signer = SigningKey.generate(name="ann")
-    with come_as_client(platform, listener, signer=signer) as client, listener.accept(deadline=5) as driver:
+    with come_as_client(platform, listener, signer=signer) as client, listener.accept(deadline=15) as driver:
         assert client.peer.measurement == platform.measure("driver")
         assert driver.peer is None
         assert driver.party == signer.party
@@ -104,7 +104,7 @@ def test_a_check_refuses_a_genuine_peer_before_it_is_told_yes(platform, listener
     with pytest.raises(EvidenceError, match="not expected"):
         come_as_worker(platform, listener, check=expect_another)
     with pytest.raises(PeerRefusedError):
-        listener.accept(deadline=5)
+        listener.accept(deadline=15)
 
 
 def test_worker_with_a_debug_enclave_is_refused_and_learns_only_the_kind(platform, listener):
@@ -112,7 +112,7 @@ def test_worker_with_a_debug_enclave_is_refused_and_learns_only_the_kind(platfor
         come_as_worker(platform, listener, faults=Faults(debug=True))
     assert told.value.message == "the other end refused us: DebugEvidenceError"
     with pytest.raises(EvidenceError) as refused:
-        listener.accept(deadline=5)
+        listener.accept(deadline=15)
     assert refused.value.step == "attributes"
 
 
@@ -134,7 +134,7 @@ def test_a_listener_admits_only_the_roles_it_names(platform):
         with pytest.raises(StrongroomError):
             come_as_worker(platform, listener)
         with pytest.raises(WrongRoleError, match="worker, expected client"):
-            listener.accept(deadline=5)
+            listener.accept(deadline=15)
 
 
 def test_an_end_has_exactly_one_way_to_prove_itself(platform, listener):
@@ -154,19 +154,19 @@ def test_a_channel_is_always_for_one_job(platform, listener, digest):
 
 
 def test_receiving_has_a_deadline_and_the_channel_survives_it(platform, listener):
-    with come_as_worker(platform, listener) as worker, listener.accept(deadline=5) as driver:
+    with come_as_worker(platform, listener) as worker, listener.accept(deadline=15) as driver:
         with pytest.raises(DeadlineError, match=r"0\.05 s"):
             worker.receive(deadline=0.05)
         driver.send({"late": True})
-        assert worker.receive(deadline=5) == {"late": True}
+        assert worker.receive(deadline=15) == {"late": True}
 
 
 def test_one_thread_may_send_while_another_receives(platform, listener):
-    with come_as_worker(platform, listener) as worker, listener.accept(deadline=5) as driver:
+    with come_as_worker(platform, listener) as worker, listener.accept(deadline=15) as driver:
         got = []
-        reader = threading.Thread(target=lambda: got.extend(worker.receive(deadline=5)["n"] for _ in range(200)))
+        reader = threading.Thread(target=lambda: got.extend(worker.receive(deadline=15)["n"] for _ in range(200)))
         reader.start()
-        echo = threading.Thread(target=lambda: [driver.receive(deadline=5) for _ in range(200)])
+        echo = threading.Thread(target=lambda: [driver.receive(deadline=15) for _ in range(200)])
         echo.start()
         for number in range(200):
             worker.send({"n": number})
@@ -177,7 +177,7 @@ def test_one_thread_may_send_while_another_receives(platform, listener):
 
 
 def test_closing_wakes_a_thread_that_waits_and_tells_the_peer(platform, listener):
-    with come_as_worker(platform, listener) as worker, listener.accept(deadline=5) as driver:
+    with come_as_worker(platform, listener) as worker, listener.accept(deadline=15) as driver:
         raised = []
 
         def wait():
@@ -202,7 +202,7 @@ def test_closing_wakes_a_thread_that_waits_and_tells_the_peer(platform, listener
 def test_a_message_that_is_too_large_is_not_sent(platform, listener):
     with (
         come_as_worker(platform, listener) as worker,
-        listener.accept(deadline=5),
+        listener.accept(deadline=15),
         pytest.raises(ProtocolError, match="at most"),
     ):
         worker.send({"x": "y" * (17 << 20)})
