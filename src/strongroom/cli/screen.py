@@ -81,7 +81,9 @@ class Screen:
     def fail(self, error: StrongroomError) -> None:
         """Print an error for people on stderr and, with ``as_json``, as an object on stdout."""
         reasons = error.reasons if isinstance(error, RefusedError) else ()
-        self._talk.print(Text.assemble(("error:", "bold red"), " ", show(error.message)))
+        # A message may repeat its reasons below its first line, for where there is no list of them.
+        message = error.message.partition("\n")[0] if reasons else error.message
+        self._talk.print(Text.assemble(("error:", "bold red"), " ", show(message)))
         for reason in reasons:
             self._talk.print(Text.assemble("  - ", show(reason)))
         if error.hint:
