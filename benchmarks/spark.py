@@ -49,9 +49,11 @@ def run(options: Options) -> Report:
                 answers = {side.name: side.ask(request) for side in order}
                 if len({answers[side]["digest"] for side in SIDES}) > 1:
                     raise AssertionError(f"{name}: plain and protected Spark disagree")
+                took = ", ".join(f"{side} {answers[side]['cost'].cpu:.2f} s" for side in SIDES)
+                label = f"query {name}" if name.isdigit() else name
+                progress(options, f"round {turn + 1}{' (warm-up)' if turn < warm_up else ''}: {label}: {took}")
                 for side in SIDES if turn >= warm_up else ():
                     costs[name][side].append(answers[side]["cost"])
-            progress(options, f"round {turn + 1} of {warm_up + rounds}{', warm-up' if turn < warm_up else ''}")
     runs = {name: Runs(each) for name, each in costs.items()}
     queries = {number: runs[str(number)] for number in QUERIES}
     return report(queries, {name: runs[name] for name in SCAN_GOALS}, scale=scale, rounds=rounds, warm_up=warm_up)
