@@ -91,3 +91,10 @@ def test_a_program_reads_no_undeclared_encrypted_file(spark_room):
 
 def test_a_program_reads_no_file_of_the_host(spark_room):
     assert "refused to read" in failure(lambda: spark_room.session.read.text("file:///etc/passwd").collect())
+
+
+def test_an_option_does_not_bring_back_the_stock_reader(spark_room):
+    directory, _, _, _ = exchange(spark_room, "stock")
+    stock = {"parquet.crypto.factory.class": "org.apache.parquet.crypto.keytools.PropertiesDrivenCryptoFactory"}
+    said = failure(lambda: spark_room.session.read.options(**stock).parquet(str(directory)).collect())
+    assert "own crypto factory" in said

@@ -153,3 +153,32 @@ def test_killed_executor_is_noticed_and_another_one_finishes_the_job(spark_room)
     spark_room.driver.wait_executors(2, deadline=60)
     assert str(lost) not in spark_room.driver.executors()
     assert str(newcomer) in spark_room.driver.executors()
+
+
+def test_frames_travel_between_python_and_spark(spark_room):
+    import pandas as pd
+
+    frame = spark_room.session.createDataFrame(pd.DataFrame({"g": [1, 1, 2], "x": [1.0, 2.0, 5.0]}))
+    doubled = frame.mapInPandas(lambda parts: (part.assign(x=part.x * 2) for part in parts), "g long, x double")
+    found = doubled.groupBy("g").sum("x").toPandas().sort_values("g")
+    assert found["sum(x)"].tolist() == [6.0, 10.0]
+
+
+@pytest.mark.slow
+def test_machine_learning_runs_on_the_executors(spark_room):
+    from pyspark.ml.classification import LogisticRegression
+    from pyspark.ml.feature import VectorAssembler
+
+    rows = spark_room.session.range(200).selectExpr(
+        "double(id) as x", "double(id % 5) as y", "double(id > 100) as label"
+    )
+    data = VectorAssembler(inputCols=["x", "y"], outputCol="features").transform(rows)
+    model = LogisticRegression(maxIter=5).fit(data)
+    assert model.summary.accuracy > 0.9
+
+
+def test_temporary_views_and_sql_work_and_stay_in_memory(spark_room):
+    spark_room.session.range(10).createOrReplaceTempView("ten")
+    assert spark_room.session.sql("select sum(id) from ten").first()[0] == 45
+    assert not (Path.cwd() / "spark-warehouse").exists()
+    assert not (Path.cwd() / "artifacts").exists()
