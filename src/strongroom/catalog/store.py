@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -108,8 +109,13 @@ class Store:
 
         Raise UsageError if another process uses it, StoreError if it is not a store.
         """
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = (directory / "lock").open("w")
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            lock = (directory / "lock").open("w")
+        except OSError as error:
+            raise UsageError(
+                f"cannot use {directory} as the store: {error.strerror}", hint="name a directory this process may write"
+            ) from error
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -122,15 +128,19 @@ class Store:
         try:
             for metadata in (_METADATA, *tables):
                 metadata.create_all(engine)
-        except sa.exc.DatabaseError as error:
+        except (sa.exc.DatabaseError, sqlite3.DatabaseError) as error:
             lock.close()
-            raise StoreError(
-                f"{directory} holds no usable store: {error.orig}", hint="restore the newest backup of the directory"
-            ) from error
+            raise _damaged(directory, error) from error
         return cls(directory, sealer=Sealer(sealing_key), engine=engine, lock=lock)
 
     def load(self) -> Iterator[Change]:
         """Yield every record, opened; raise StoreError at the end unless they are exactly what was committed."""
+        try:
+            yield from self._load()
+        except sa.exc.DatabaseError as error:
+            raise _damaged(self.directory, error) from error
+
+    def _load(self) -> Iterator[Change]:
         with self.engine.connect() as connection:
             sealed_head = connection.execute(sa.select(HEAD.c.sealed)).scalar()
             rows = connection.execute(sa.select(RECORDS.c.kind, RECORDS.c.key, RECORDS.c.sequence, RECORDS.c.sealed))
@@ -207,6 +217,12 @@ class Store:
         """Let go of the store."""
         self.engine.dispose()
         self._lock.close()
+
+
+def _damaged(directory: Path, error: Exception) -> StoreError:
+    return StoreError(
+        f"{directory} holds no usable store: {error}", hint="restore the newest backup of the whole directory"
+    )
 
 
 def _upsert(table: sa.Table) -> Any:  # noqa: ANN401  SQLAlchemy's insert is generic in nothing useful

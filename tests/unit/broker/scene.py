@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from strongroom.attestation.appraisal import Verifier
 from strongroom.attestation.anchors import TrustAnchor
+from strongroom.attestation.appraisal import Verifier
 from strongroom.attestation.memory import CollateralMemory
 from strongroom.attestation.roles import Role
 from strongroom.attestation.simulated.inside import SimulatedTee
