@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ast
 import importlib
+import signal
 import sys
 from pathlib import Path
 
@@ -40,6 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     if chosen.name not in described:
         sys.stderr.write(f"error: there is no benchmark {chosen.name!r}\nhint: choose one of {', '.join(described)}\n")
         return 2
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # a benchmark that is told to end tidies up
     talk = Console(stderr=True)
     options = Options(quick=chosen.quick, say=lambda line: talk.print(line, highlight=False))
     report = importlib.import_module(f"benchmarks.{chosen.name}").run(options)
