@@ -74,6 +74,8 @@ def _start(screen: Screen, *, platform: Path, store: Path, listen: str, tee: str
         screen.say("stopped")
         status = 0
     finally:
+        for number in (signal.SIGINT, signal.SIGTERM):  # Told once is enough; the broker is ended politely now.
+            signal.signal(number, signal.SIG_IGN)
         running.stop()
     return 1 if status else 0
 

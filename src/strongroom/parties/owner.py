@@ -16,7 +16,6 @@ from strongroom.envelope.custody import Custody, open_custody
 from strongroom.envelope.hpke import KemKey
 from strongroom.envelope.manifest import Manifest, read_manifest, unwrap_data_key, verify_manifest
 from strongroom.envelope.progress import Progress, silent
-from strongroom.envelope.table import encrypt_table
 from strongroom.errors import UsageError
 from strongroom.ledger import CheckpointMemory
 from strongroom.parties.brokers import TrustedBroker
@@ -63,6 +62,8 @@ class Owner:
 
         ``columns`` leaves out all others; ``nulls`` says which unquoted CSV texts mean "no value".
         """
+        from strongroom.envelope.table import encrypt_table  # Half of the start-up of every other verb, otherwise.
+
         return encrypt_table(
             sources,
             target,
