@@ -87,7 +87,7 @@ def run(options: Options) -> Report:
         notes=[
             f"{data.num_rows:,} rows, {len(data.column_names)} columns, every column under its own key",
             f"{data.nbytes / 1e6:,.0f} MB in memory, {sizes['plain'] / 1e6:,.0f} MB as plain Parquet with zstd",
-            f"median of {rounds} interleaved rounds, {rounds * 3} of full reads, {rounds * 5} of one column and filtered",
+            f"median of {rounds} rounds, {rounds * 3} of full reads, {rounds * 5} of one column or filtered",
             "files come from the page cache",
             "encrypted writes also take the SHA-256 of the file; both sides end with fsync",
         ],
