@@ -232,6 +232,8 @@ class SealedReader(io.RawIOBase):
 
     def readinto(self, buffer: bytearray | memoryview, /) -> int:  # type: ignore[override]
         """Fill ``buffer`` from the position and return how many bytes were read, fewer only at the end."""
+        if self.closed:
+            raise ValueError(f"{self._name} is closed")
         view = memoryview(buffer).cast("B")
         segment, done = self._header.segment_size, 0
         wanted = min(len(view), max(0, self.size - self._position))

@@ -6,18 +6,23 @@ in memory, so that a thousand files cost no call to any key service. It never in
 
 from __future__ import annotations
 
+import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 
+import pyarrow as pa
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 import pyarrow.parquet.encryption as pe
 
 from strongroom.envelope.keys import DatasetKeys, MissingKeyError
 from strongroom.envelope.names import column_key_id, footer_key_id
-from strongroom.envelope.wrapping import unwrap_file_key, wrap_file_key
+from strongroom.envelope.wrapping import UnwrapError, unwrap_file_key, wrap_file_key
 
 _CACHE = timedelta(minutes=10)
+_MATERIAL = b'"masterKeyID"'
+_MAX_MATERIAL = 4096
 _lock = threading.Lock()
 _held: dict[str, DatasetKeys] = {}
 _factory: pe.CryptoFactory | None = None
@@ -57,7 +62,11 @@ def connection(keys: DatasetKeys) -> pe.KmsConnectionConfig:
 
 
 def give_up(keys: DatasetKeys) -> None:
-    """Wipe ``keys`` and forget them; every dataset opened with them stops being readable."""
+    """Wipe ``keys`` and forget them; every dataset opened with them stops being readable.
+
+    End the process that held them soon after: a scan with a filter that begins now may never return (pyarrow waits for
+    row group statistics that no longer decrypt).
+    """
     with _lock:
         _held.pop(keys.handle, None)
         factory = _factory
@@ -97,6 +106,41 @@ def decryption(keys: DatasetKeys) -> pe.FileDecryptionProperties:
 def dataset_decryption(keys: DatasetKeys) -> ds.ParquetDecryptionConfig:
     """Return what ``pyarrow.dataset`` needs to read with ``keys``."""
     return ds.ParquetDecryptionConfig(crypto_factory(), connection(keys), _reading())
+
+
+def try_column_keys(metadata: pq.FileMetaData, keys: DatasetKeys, *, columns: Sequence[str]) -> None:
+    """Unwrap one file key of each of ``columns``, so that a key that does not fit fails here and by name.
+
+    It must be tried here: where statistics do not decrypt, pyarrow aborts the process or never returns. Raises
+    UnwrapError naming the column, or MissingKeyError.
+    """
+    if not metadata.num_row_groups:
+        return
+    sink = pa.BufferOutputStream()
+    metadata.write_metadata_file(sink)  # in memory: the footer, with every chunk's key material in JSON
+    material = dict(_key_material(sink.getvalue().to_pybytes()))
+    for column in columns:
+        key_id = column_key_id(keys.dataset, keys.version, column)
+        if key_id not in material:
+            raise UnwrapError(f"column {column!r} is not encrypted under {key_id}")
+        try:
+            unwrap_file_key(keys, material[key_id], master_key_id=key_id)
+        except UnwrapError as error:
+            raise UnwrapError(f"the key released for column {column!r} does not fit", hint=error.hint) from error
+
+
+def _key_material(footer: bytes) -> Iterator[tuple[str, str]]:
+    """Yield master key id and wrapped key of every key material in a footer, as pyarrow or parquet-java wrote it."""
+    decoder = json.JSONDecoder()
+    position = footer.find(_MATERIAL)
+    while position >= 0:
+        start = footer.rfind(b'{"', 0, position)
+        try:
+            found, _ = decoder.raw_decode(footer[start : start + _MAX_MATERIAL].decode("utf-8", "replace"))
+            yield str(found["masterKeyID"]), str(found["wrappedDEK"])
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise UnwrapError("a file's key material is malformed") from error
+        position = footer.find(_MATERIAL, position + 1)
 
 
 def _reading() -> pe.DecryptionConfiguration:

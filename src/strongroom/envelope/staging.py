@@ -31,7 +31,7 @@ def staged_directory(target: Path) -> Iterator[Path]:
         raise StorageError(f"{target} exists already", hint="a dataset is never overwritten; choose a new directory")
     staging = target.parent / f".{target.name}.partial-{secrets.token_hex(4)}"
     try:
-        staging.mkdir(mode=0o700)
+        staging.mkdir()  # readable as the umask says: it is ciphertext, for others to fetch
     except OSError as error:
         raise StorageError(f"cannot write in {target.parent}: {error.strerror}", hint="create it first") from error
     try:

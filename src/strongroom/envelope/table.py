@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from strongroom.envelope.custody import Custody
 from strongroom.envelope.footer import EncryptedSink, TamperedDataError, read_footer
-from strongroom.envelope.keys import DataKey, DatasetKeys, MissingKeyError
+from strongroom.envelope.keys import DataKey, DatasetKeys, InvalidKeyError, MissingKeyError
 from strongroom.envelope.manifest import (
     Column,
     FileEntry,
@@ -30,7 +30,7 @@ from strongroom.envelope.manifest import (
     write_manifest,
 )
 from strongroom.envelope.names import parse_column
-from strongroom.envelope.parquet_crypto import dataset_decryption, decryption, encryption, give_up
+from strongroom.envelope.parquet_crypto import dataset_decryption, decryption, encryption, give_up, try_column_keys
 from strongroom.envelope.progress import Progress, silent
 from strongroom.envelope.sources import open_sources, plain_schema
 from strongroom.envelope.staging import staged_directory
@@ -159,9 +159,9 @@ def open_table(
         if len(fragments) == 1:
             _verify_schema(found, manifest, entry)
             schema = found
-            _try_keys(fragment.metadata, names, entry)
         elif not found.equals(schema, check_metadata=False):
             raise TamperedDataError(f"{entry.path} has another schema than {manifest.files[0].path}")
+        _try_keys(fragment.metadata, keys, names, entry)
     released = pa.schema([schema.field(name) for name in names])
     return ds.FileSystemDataset(fragments, released, form, storage)
 
@@ -205,7 +205,10 @@ def _choose(schema: pa.Schema, columns: Sequence[str] | None, rename: dict[str, 
         raise UnknownColumnError(f"the source has no columns {strange[:10]}", hint=f"it has {names[:30]}")
     wanted = names if columns is None else list(columns)
     if not wanted or len(set(names)) != len(names) or len(set(wanted)) != len(wanted):
-        raise TableError(f"a table needs at least one column and every name once, got {names[:30]}")
+        raise TableError(
+            f"a table needs at least one column and every name once, got {wanted[:30]}",
+            hint="rename the second one, or choose columns",
+        )
     order = [names.index(parse_column(name)) for name in wanted]
     chosen = [schema.field(index).with_name(name).remove_metadata() for index, name in zip(order, wanted, strict=True)]
     for outer in chosen:
@@ -234,7 +237,7 @@ def _write_parts(
                 store_decimal_as_integer=True,
                 encryption_properties=encryption(keys, columns=schema.names),
             )
-            while group is not None and sink.size < layout.part_bytes:
+            while group is not None and (rows == 0 or sink.size < layout.part_bytes):
                 writer.write_table(group, row_group_size=layout.row_group_rows)
                 rows += group.num_rows
                 group = next(groups, None)
@@ -304,6 +307,8 @@ def _verify_fragment(
         signed = pq.read_metadata(footer, decryption_properties=decryption(keys))
         fragment.ensure_complete_metadata()
         current = fragment.metadata
+    except InvalidKeyError:
+        raise
     except (OSError, pa.ArrowInvalid, EnvelopeError) as error:
         raise TamperedDataError(
             f"{entry.path} does not open with the keys released for {keys.dataset}@{keys.version}",
@@ -321,22 +326,14 @@ def _verify_schema(found: pa.Schema, manifest: Manifest, entry: FileEntry) -> No
         raise TamperedDataError(f"{entry.path} has another schema than the manifest says", hint="ask the owner")
 
 
-def _try_keys(metadata: pq.FileMetaData, names: Sequence[str], entry: FileEntry) -> None:
-    """Decrypt one chunk's metadata of every released column, so that a key that does not fit fails here, by name."""
-    if not metadata.num_row_groups:
-        return
-    group = metadata.row_group(0)
-    leaves = [metadata.schema.column(index).path for index in range(metadata.num_columns)]
-    for name in names:
-        for index, leaf in enumerate(leaves):
-            if leaf == name or leaf.startswith(f"{name}."):
-                try:
-                    group.column(index).total_compressed_size  # noqa: B018  reading it is what decrypts
-                except (OSError, pa.ArrowInvalid, EnvelopeError) as error:
-                    raise TamperedDataError(
-                        f"the key released for column {name!r} does not open {entry.path}",
-                        hint="the broker holds another data key than the owner encrypted with; register it again",
-                    ) from error
+def _try_keys(metadata: pq.FileMetaData, keys: DatasetKeys, names: Sequence[str], entry: FileEntry) -> None:
+    try:
+        try_column_keys(metadata, keys, columns=names)
+    except EnvelopeError as error:
+        raise TamperedDataError(
+            f"{entry.path}: {error.message}",
+            hint="the broker holds another data key than the owner encrypted with; register the dataset again",
+        ) from error
 
 
 def _cast(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:

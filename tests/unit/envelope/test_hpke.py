@@ -27,7 +27,9 @@ def test_private_key_survives_the_sealed_store(key):
     assert again.open(seal(key.public, b"m", info=b"i"), info=b"i") == b"m"
 
 
-@pytest.mark.parametrize(("info", "aad"), [(b"other", b"job 1"), (b"release", b"job 2"), (b"releasejob 1", b""), (b"", b"releasejob 1")])
+@pytest.mark.parametrize(
+    ("info", "aad"), [(b"other", b"job 1"), (b"release", b"job 2"), (b"releasejob 1", b""), (b"", b"releasejob 1")]
+)
 def test_message_for_another_purpose_does_not_open(key, info, aad):
     sealed = seal(key.public, b"m", info=b"release", aad=b"job 1")
     with pytest.raises(SealedMessageError):

@@ -38,7 +38,9 @@ def test_data_key_does_not_print_its_secret(caplog):
 
 
 @pytest.mark.parametrize("take", [pickle.dumps, copy.copy, copy.deepcopy])
-@pytest.mark.parametrize("held", [DataKey(SECRET), DatasetKeys.from_dek(DataKey(SECRET), dataset="d", version=1, columns=["a"])])
+@pytest.mark.parametrize(
+    "held", [DataKey(SECRET), DatasetKeys.from_dek(DataKey(SECRET), dataset="d", version=1, columns=["a"])]
+)
 def test_keys_cannot_be_pickled_or_copied(take, held):
     with pytest.raises(TypeError, match="cannot be pickled or copied"):
         take(held)

@@ -79,6 +79,7 @@ class OpenBaoCustody:
         self._session.trust_env = False  # no proxy, no .netrc and no CA bundle of the environment's choosing
         if self._ca and not Path(self._ca).is_file():
             raise CustodyError(f"there is no CA file {self._ca}", hint="name the PEM file that signed the server")
+        self._session.verify = self._ca or True  # hvac prefers the session's setting to its own argument
 
     @classmethod
     def open(cls, uri: str, *, deadline: float = DEADLINE_SECONDS) -> Self:
@@ -173,7 +174,6 @@ class OpenBaoCustody:
         client = hvac.Client(
             url=self._address,
             token=self._token(),
-            verify=self._ca or True,
             timeout=(min(_CONNECT_SECONDS, self._deadline), min(_READ_SECONDS, self._deadline)),
             session=self._session,
             allow_redirects=False,
@@ -268,5 +268,5 @@ def _first_line(error: BaseException) -> str:
 
 
 def _cause(error: BaseException) -> str:
-    found = re.search(r"certificate verify failed: [^(\]]+|[A-Z_]{6,}", str(error))
-    return found.group(0).strip() if found else type(error).__name__
+    found = re.search(r"certificate verify failed: ([^(\]\"']+)", str(error))
+    return found[1].strip() if found else "the TLS handshake failed"
