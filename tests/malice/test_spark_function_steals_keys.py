@@ -6,6 +6,7 @@ import os
 import pathlib
 import signal
 import socket
+import sys
 
 import pytest
 
@@ -78,3 +79,43 @@ def test_a_function_inherits_no_secret_and_no_open_file_of_java(spark_room):
         assert spark_room.secret.hex() not in said
         assert "keys.sock" not in said
         assert "_SPARK_AUTH_SECRET" not in said
+
+
+@pytest.mark.skipif(not landlock_abi(), reason="this kernel has no Landlock")
+def test_a_function_cannot_change_code_that_java_or_a_later_python_loads(spark_room):
+    spark_room.session.range(1000).repartition(4).count()  # makes Java unpack its native libraries
+
+    def plant(_):
+        scratch = pathlib.Path(os.environ["STRONGROOM_SCRATCH"])
+        libraries = list(scratch.rglob("*.so"))
+        said = [] if libraries else ["no library"]
+        targets = [
+            *libraries,
+            scratch / "native/x.so",
+            scratch / "json.py",
+            scratch / ".local/x.pth",
+            scratch / "java.log",
+        ]
+        for target in targets:
+            try:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with target.open("ab"):
+                    said.append(f"opened {target}")
+            except PermissionError:
+                said.append("refused")
+        return ",".join(sorted(set(said)))
+
+    assert on_workers(spark_room, plant) == {"refused"}
+
+
+def test_python_workers_take_no_module_from_scratch(spark_room):
+    def look(_):
+        scratch = os.environ["STRONGROOM_SCRATCH"]
+        return (
+            sys.flags.safe_path,
+            bool(sys.flags.no_user_site),
+            str(pathlib.Path.cwd()) in sys.path,
+            scratch in sys.path,
+        )
+
+    assert on_workers(spark_room, look) == {(True, True, False, False)}

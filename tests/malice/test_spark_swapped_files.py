@@ -94,7 +94,7 @@ def test_a_program_reads_no_file_of_the_host(spark_room):
 
 
 def test_an_option_does_not_bring_back_the_stock_reader(spark_room):
-    directory, _, _, _ = exchange(spark_room, "stock")
+    _, _, first, _ = exchange(spark_room, "stock")
     stock = {"parquet.crypto.factory.class": "org.apache.parquet.crypto.keytools.PropertiesDrivenCryptoFactory"}
-    said = failure(lambda: spark_room.session.read.options(**stock).parquet(str(directory)).collect())
+    said = failure(lambda: spark_room.session.read.options(**stock).parquet(str(first)).collect())
     assert "own crypto factory" in said

@@ -19,6 +19,7 @@ public final class DriverMain {
     InputStream input = new FileInputStream(FileDescriptor.in);
     ClusterSecret.adopt(input);
     Parent.watch(input);
+    TemporaryFiles.separate();
     Py4JServer server = new Py4JServer(new SparkConf());
     server.start();
     String line = server.getListeningPort() + " " + server.secret() + "\n";

@@ -13,6 +13,7 @@ public final class ExecutorMain {
     InputStream input = new FileInputStream(FileDescriptor.in);
     ClusterSecret.adopt(input);
     Parent.watch(input);
+    TemporaryFiles.separate();
     CoarseGrainedExecutorBackend.main(arguments);
   }
 }

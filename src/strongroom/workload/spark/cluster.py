@@ -76,7 +76,6 @@ class DriverSpark:
             settings = SparkConf(_jconf=jconf).setAll(list(self._settings.items()))
             context = SparkContext(gateway=gateway, conf=settings)
             context.pythonExec = _python()
-            context.setLogLevel("WARN")
             self._session = SparkSession(context)
             self._verify(context)
         except BaseException:

@@ -1,6 +1,6 @@
 """Start Spark's Python workers inside walls of their own, one ring further in than the executor that asks for them.
 
-Landlock then keeps a user-defined function from writing outside the scratch directory, and from tracing or signalling
+Landlock then keeps a user-defined function from writing where Java loads code from, and from tracing or signalling
 the executor, whose memory holds keys. Spark starts this module in place of ``pyspark.daemon``
 (spark.python.daemon.module).
 """
@@ -16,8 +16,9 @@ SCRATCH = "STRONGROOM_SCRATCH"
 
 
 def main() -> None:
-    """Confine this process to the scratch directory and become Spark's Python daemon."""
-    confine([Path(os.environ[SCRATCH])])
+    """Confine this process to temporary files and spill, and become Spark's Python daemon."""
+    scratch = Path(os.environ[SCRATCH])
+    confine([scratch / "tmp", scratch / "spark"])
     from pyspark import daemon
 
     daemon.manager()

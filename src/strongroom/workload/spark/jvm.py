@@ -47,6 +47,7 @@ _OPTIONS = (
     "-XX:+ExitOnOutOfMemoryError",
     "-Xshare:auto",
 )
+_NATIVE = ("org.xerial.snappy.tempdir", "ZstdTempFolder", "io.netty.native.workdir", "commons.crypto.lib.tempdir")
 _FIRST = ("spark-core", "scala-library", "spark-sql_", "spark-catalyst", "hadoop-client-api", "spark-", "netty")
 _UNUSED = (
     *("kubernetes", "vertx", "zjsonpatch", "spark-kubernetes", "spark-yarn", "spark-hive", "spark-connect", "derby"),
@@ -87,7 +88,9 @@ class Jvm:
             "strongroom.outbox": str(outbox),
             "strongroom.inputs": os.pathsep.join(str(path) for path in inputs),
             "strongroom.agent.socket": str(agent_socket),
-            "java.io.tmpdir": str(scratch / "tmp"),
+            # Native libraries are unpacked and loaded from where no Python worker may write.
+            **dict.fromkeys(("java.io.tmpdir", *_NATIVE), str(scratch / "native")),
+            "strongroom.shared": str(scratch / "tmp"),
         }
         self._command = [
             find_java(),
@@ -104,7 +107,7 @@ class Jvm:
 
     def start(self) -> IO[bytes]:
         """Start it, hand over the secret, and return the pipe of its standard output."""
-        for name in ("tmp", "spark", "warehouse"):
+        for name in ("tmp", "spark", "native", "warehouse"):
             (self._scratch / name).mkdir(mode=0o700, exist_ok=True)
         with (self._scratch / "java.log").open("ab") as log:
             self._process = process = subprocess.Popen(
@@ -201,6 +204,9 @@ def environment(scratch: Path) -> dict[str, str]:
         "SPARK_USER": "strongroom",
         "PYTHONPATH": str(package),
         "PYTHONDONTWRITEBYTECODE": "1",
+        # A function may write to scratch; no Python that starts later may take a module from there.
+        "PYTHONSAFEPATH": "1",
+        "PYTHONNOUSERSITE": "1",
         "PYSPARK_PYTHON": sys.executable,
         SCRATCH: str(scratch),
     }

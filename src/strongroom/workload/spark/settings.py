@@ -129,6 +129,7 @@ def compose_settings(*, app_name: str, host: str, scratch: Path, tuning: Mapping
     return {
         "spark.sql.shuffle.partitions": "8",
         "spark.sql.sources.parallelPartitionDiscovery.threshold": "100000",  # list files without a job
+        "spark.log.level": "WARN",
         "spark.locality.wait": "0s",
         "spark.network.timeout": "60s",
         "spark.executor.heartbeatInterval": "5s",
