@@ -12,15 +12,15 @@ from typing import Any, Protocol
 
 from strongroom.attestation.anchors import INTEL, TrustAnchor
 from strongroom.attestation.claims import Claims
-from strongroom.attestation.collateral import parse_collateral
 from strongroom.attestation.criteria import EVERYTHING, AppraisalPolicy
 from strongroom.attestation.evidence.carriage import Evidence, TeeName
 from strongroom.attestation.evidence.event_log import parse_event_log, replay
-from strongroom.attestation.evidence.quote import Quote, TdxQuote
+from strongroom.attestation.evidence.quote import TdxQuote
 from strongroom.attestation.failures import MalformedEvidenceError, MeasurementError, ReportDataError
+from strongroom.attestation.genuineness import AnyClaims, Endorsements, verify_evidence
 from strongroom.attestation.memory import CollateralMemory
+from strongroom.attestation.snp import SnpClaims
 from strongroom.attestation.tiers import TrustTier
-from strongroom.attestation.verification import open_evidence, verify_opened
 from strongroom.digests import same
 from strongroom.errors import UsageError
 
@@ -32,7 +32,10 @@ class CollateralSource(Protocol):
     """Where a verifier gets collateral; chosen by the verifier, never by the attester."""
 
     def collateral(self, quote: bytes) -> str:
-        """Return QuoteCollateralV3 JSON for the platform of ``quote``; raise CollateralError if there is none."""
+        """Return collateral for the platform of ``quote``; raise CollateralError if there is none.
+
+        QuoteCollateralV3 JSON for SGX and TDX, AMD endorsements (amd_endorsements.FORMAT) for SEV-SNP.
+        """
         ...
 
 
@@ -46,7 +49,7 @@ class AttestationResult:
 
     tee: TeeName
     measurement: str
-    claims: Claims
+    claims: AnyClaims
     tcb_status: str
     advisories: tuple[str, ...]
     tier: TrustTier
@@ -70,7 +73,10 @@ class AttestationResult:
 
 
 class Verifier:
-    """Appraises evidence under one trust anchor and one policy, remembering the collateral it has seen."""
+    """Appraises evidence under one trust anchor and one policy, remembering the collateral it has seen.
+
+    A genuine anchor (INTEL) stands for every compiled-in hardware vendor; a simulated one for itself alone.
+    """
 
     def __init__(
         self,
@@ -94,51 +100,58 @@ class Verifier:
             raise UsageError(f"report data has {len(report_data)} bytes, expected {REPORT_DATA_BYTES}")
         if now.tzinfo is None:
             raise UsageError("the time of an appraisal needs a zone")
-        opened = open_evidence(
+
+        def remember(endorsements: Endorsements) -> None:
+            self._memory.check(endorsements, anchor=self.anchor, now=now)
+            self._memory.remember(endorsements, anchor=self.anchor, now=now)
+
+        claims = verify_evidence(
             evidence.quote,
-            choose=lambda _: parse_collateral(self._source.collateral(evidence.quote)),
+            choose=lambda: self._source.collateral(evidence.quote),
             anchor=self.anchor,
             now=now,
+            remember=remember,
         )
-        if opened.quote.tee != evidence.tee:
+        if claims.quote.tee != evidence.tee:
             raise MalformedEvidenceError(
-                field="evidence.tee", got=evidence.tee, expected=f"{opened.quote.tee}, which the quote is from"
+                field="evidence.tee", got=evidence.tee, expected=f"{claims.quote.tee}, which the quote is from"
             )
-        self._memory.check(opened.collateral, anchor=self.anchor, now=now)
-        self._memory.remember(opened.collateral, anchor=self.anchor, now=now)  # also if it revokes this very platform
-        claims = verify_opened(opened, evidence.quote, anchor=self.anchor, now=now)
         objections = self.policy.evaluate(claims, now=now)
         if objections:
             raise objections[0]
-        _verify_event_log(evidence, opened.quote)
-        if not same(opened.quote.report_data, report_data):
+        _verify_event_log(evidence, claims)
+        if not same(claims.quote.report_data, report_data):
             raise ReportDataError(
                 "REPORTDATA is not the value expected of this role, nonce, channel, keys and job",
                 hint="the evidence was made for another session, or relayed; ask for fresh evidence",
             )
+        status = self.policy.rate(claims)
         return AttestationResult(
-            tee=opened.quote.tee,
+            tee=claims.quote.tee,
             measurement=claims.measurement,
             claims=claims,
-            tcb_status=claims.tcb_status,
+            tcb_status=status,
             advisories=claims.advisories,
-            tier=grade(claims, anchor=self.anchor),
+            tier=grade(status, anchor=self.anchor),
             simulated=self.anchor.simulated,
             collateral_digest=claims.collateral_digest,
             evaluated_at=now,
         )
 
 
-def _verify_event_log(evidence: Evidence, quote: Quote) -> None:
+def _verify_event_log(evidence: Evidence, claims: AnyClaims) -> None:
     """Raise MeasurementError if a log is presented that does not explain RTMR0-RTMR2.
 
     RTMR3 belongs to what runs after boot, which the boot log does not see.
     """
     if not evidence.event_log:
         return
+    quote = claims.quote
     if not isinstance(quote, TdxQuote):
         raise MalformedEvidenceError(
-            field="evidence.event_log", got=f"{len(evidence.event_log)} bytes", expected="none: SGX keeps no event log"
+            field="evidence.event_log",
+            got=f"{len(evidence.event_log)} bytes",
+            expected="none: only TDX has registers for a boot event log",
         )
     replayed = replay(parse_event_log(evidence.event_log))
     for index in range(_BOOT_REGISTERS):
@@ -150,11 +163,11 @@ def _verify_event_log(evidence: Evidence, quote: Quote) -> None:
             )
 
 
-def grade(claims: Claims, *, anchor: TrustAnchor) -> TrustTier:
-    """Return the tier that verified claims deserve; under a simulated vendor's root always contraindicated."""
+def grade(status: str, *, anchor: TrustAnchor) -> TrustTier:
+    """Return the tier that a rated platform deserves; under a simulated vendor's root always contraindicated."""
     if anchor.simulated:
         return TrustTier.CONTRAINDICATED
-    return TrustTier.AFFIRMING if claims.tcb_status == "UpToDate" else TrustTier.WARNING
+    return TrustTier.AFFIRMING if status == "UpToDate" else TrustTier.WARNING
 
 
 __all__ = [
@@ -165,6 +178,7 @@ __all__ = [
     "Claims",
     "CollateralMemory",
     "CollateralSource",
+    "SnpClaims",
     "TrustAnchor",
     "Verifier",
     "grade",

@@ -17,7 +17,8 @@ from strongroom.attestation.evidence.quote import Quote, SgxQuote
 class Claims:
     """Everything the quote, its platform's certificate and the collateral assert together.
 
-    ``tcb_date``: when the platform's level was current. ``collateral_issued``: of the oldest of TCB info and QE
+    ``tcb_date``, ``qe_tcb_date``: when the level of the platform, and of its quoting enclave, was current.
+    ``collateral_issued``: of the oldest of TCB info and QE
     identity. ``expires``: when the first document of the collateral does. ``remedy``: which components are behind.
     """
 
@@ -26,6 +27,8 @@ class Claims:
     tcb_status: str
     advisories: tuple[str, ...]
     tcb_date: datetime
+    qe_status: str
+    qe_tcb_date: datetime
     evaluation_number: int
     collateral_digest: str
     collateral_issued: datetime
@@ -69,6 +72,8 @@ class Claims:
                 "status": self.tcb_status,
                 "advisories": list(self.advisories),
                 "date": f"{self.tcb_date:%FT%TZ}",
+                "qe_status": self.qe_status,
+                "qe_date": f"{self.qe_tcb_date:%FT%TZ}",
                 "evaluation_number": self.evaluation_number,
             },
             "collateral": {"digest": self.collateral_digest, "expires": f"{self.expires:%FT%TZ}"},

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import ssl
 import tempfile
 import threading
 import time
@@ -27,6 +28,7 @@ from strongroom.attestation.failures import CollateralError
 from strongroom.errors import TransportError, UsageError
 
 _TEES: Final[dict[str, TeeName]] = {"SGX": "sgx", "TDX": "tdx"}
+_DER_SEQUENCE = b"\x30"
 _CHAIN = "pck_certificate_chain"
 
 
@@ -42,7 +44,7 @@ class CollateralFile:
 
     def collateral(self, quote: bytes) -> str:  # noqa: ARG002  a file holds one set
         """Return the file's text; raise CollateralError if it cannot be read."""
-        return _read(self._path)
+        return read_collateral(self._path)
 
 
 class CollateralFolder:
@@ -53,7 +55,7 @@ class CollateralFolder:
 
     def collateral(self, quote: bytes) -> str:
         """Return the set for the platform of ``quote``; raise CollateralError if the folder has none."""
-        return _read(self.place_of(parse_quote(quote)))
+        return read_collateral(self.place_of(parse_quote(quote)))
 
     def place_of(self, quote: Quote) -> Path:
         """Return where the set for the platform of ``quote`` is, or would be."""
@@ -115,12 +117,12 @@ class Pccs:
         place = self._folder.place_of(parsed)
         with self._lock:  # a thousand workers of one platform make one fetch
             if _age(place) < self._refresh.total_seconds():
-                return _read(place)
+                return read_collateral(place)
             try:
                 text = self._fetch(quote)
             except CollateralFetchError:
                 if place.exists():
-                    return _read(place)
+                    return read_collateral(place)
                 raise
             members = json.loads(text)
             members.pop(_CHAIN, None)  # one machine's; the quote carries its own
@@ -144,9 +146,11 @@ class Pccs:
                 ) from error
 
 
-def _read(path: Path) -> str:
+def read_collateral(path: Path) -> str:
+    """Return a file of collateral as text: JSON or PEM as it is, a certificate in DER (an AMD VCEK) as PEM."""
     try:
-        return path.read_text()
+        data = path.read_bytes()
+        return ssl.DER_cert_to_PEM_cert(data) if data[:1] == _DER_SEQUENCE else data.decode()
     except (OSError, UnicodeDecodeError) as error:
         raise CollateralError(
             f"no collateral at {path}", hint="fetch it from a PCCS, or export it where there is a network"

@@ -6,13 +6,14 @@ The defaults accept only platforms that are up to date. Pure: claims and a time 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final, Self
 
 from strongroom.attestation.claims import Claims, describe_body
 from strongroom.attestation.evidence.quote import SgxQuote, TdxQuote
+from strongroom.attestation.evidence.snp import SnpTcb
 from strongroom.attestation.failures import (
     AttributesError,
     HardwareError,
@@ -20,6 +21,9 @@ from strongroom.attestation.failures import (
     StaleCollateralError,
     TcbError,
 )
+from strongroom.attestation.genuineness import AnyClaims
+from strongroom.attestation.snp import UNRATED, SnpClaims, describe_snp
+from strongroom.attestation.snp_criteria import object_to_guest, rate_firmware, read_minimum
 from strongroom.attestation.tcb import TCB_STATUSES
 from strongroom.errors import EvidenceError, PolicyError
 
@@ -48,6 +52,7 @@ class Everything:
 
 
 EVERYTHING: Final = Everything()
+STATUSES: Final = (*TCB_STATUSES, UNRATED)
 Allowed = frozenset[str] | Everything
 
 
@@ -56,16 +61,22 @@ class AppraisalPolicy:
     """What to accept. An empty set admits nothing; EVERYTHING leaves the question to the caller.
 
     ``statuses``: TCB statuses. ``advisories``: those tolerated with a status other than UpToDate.
-    ``out_of_date_grace``: how old the level of an accepted out-of-date platform may be. ``hardware``: names as in
-    :attr:`Claims.hardware_ids`; any one suffices. ``body``: values accepted in fields of the quote's body, both as
-    `strongroom inspect` prints them (mrseam, mrconfigid, mrowner, mrsigner, isvprodid...). ``smt``,
+    ``out_of_date_grace``, ``qe_out_of_date_grace``: how old the level of an accepted out-of-date platform, or of its
+    quoting enclave, may be. ``hardware``: names as in :attr:`Claims.hardware_ids`; any one suffices. ``body``: values
+    accepted in fields of the quote's body, both as `strongroom inspect` prints them (mrseam, mrconfigid, mrowner,
+    mrsigner, isvprodid, host_data...). ``smt``,
     ``dynamic_platform`` and ``cached_keys`` are true for nearly every multi-package server and therefore accepted.
+
+    SEV-SNP: ``snp_minimum`` by processor generation makes a platform UpToDate or OutOfDate, since AMD publishes no
+    levels (without one it is Unrated); ``vmpl``: privilege levels accepted; ``unknown_revocation``: accept endorsements
+    without a CRL; ``unchecked_memory_aliases``: accept machines whose firmware did not look for aliased memory.
     """
 
     statuses: frozenset[str] = frozenset({"UpToDate"})
     advisories: Allowed = frozenset()
     denied_advisories: frozenset[str] = frozenset()
     out_of_date_grace: timedelta = timedelta(0)
+    qe_out_of_date_grace: timedelta = timedelta(0)
     minimum_evaluation_number: int = 0
     collateral_max_age: timedelta = timedelta(days=30)
     hardware: Allowed = field(default=EVERYTHING)
@@ -78,25 +89,35 @@ class AppraisalPolicy:
     protection_keys: bool = True
     key_locker: bool = False
     perfmon: bool = False
+    snp_minimum: Mapping[str, SnpTcb] = field(default_factory=dict)
+    vmpl: frozenset[int] = frozenset({0})
+    unknown_revocation: bool = False
+    unchecked_memory_aliases: bool = True
 
     def __post_init__(self) -> None:
-        unknown = self.statuses - set(TCB_STATUSES)
+        unknown = self.statuses - set(STATUSES)
         if unknown:
             raise PolicyError(
                 f"unknown TCB status {', '.join(sorted(unknown))}",
-                hint=f"statuses are {', '.join(TCB_STATUSES)}; Revoked is never accepted",
+                hint=f"statuses are {', '.join(STATUSES)}; Revoked is never accepted",
             )
 
     @classmethod
     def leaving_tcb_to_caller(cls) -> Self:
         """Return a policy that accepts every unrevoked TCB status, for callers that rule on status and advisories."""
-        return cls(statuses=frozenset(TCB_STATUSES), advisories=EVERYTHING, out_of_date_grace=timedelta.max)
+        return cls(
+            statuses=frozenset(STATUSES),
+            advisories=EVERYTHING,
+            out_of_date_grace=timedelta.max,
+            qe_out_of_date_grace=timedelta.max,
+        )
 
     @classmethod
     def parse(cls, text: str) -> Self:
         """Return the policy written in TOML; raise PolicyError for an unknown key or a value of the wrong kind.
 
-        Keys are the field names; durations are in days (``out_of_date_grace_days``, ``collateral_max_age_days``).
+        Keys are the field names; durations are in days (``out_of_date_grace_days``, ``qe_out_of_date_grace_days``,
+        ``collateral_max_age_days``); ``snp_minimum`` is a table per generation.
         """
         try:
             document = tomllib.loads(text)
@@ -104,8 +125,14 @@ class AppraisalPolicy:
             raise PolicyError(f"the appraisal policy is not TOML: {error}") from error
         return cls(**dict(_read_setting(name, value) for name, value in document.items()))
 
-    def evaluate(self, claims: Claims, *, now: datetime) -> tuple[EvidenceError, ...]:
+    def rate(self, claims: AnyClaims) -> str:
+        """Return the TCB status of a verified platform: Intel's word, or for AMD's firmware this policy's."""
+        return rate_firmware(claims, self.snp_minimum) if isinstance(claims, SnpClaims) else claims.tcb_status
+
+    def evaluate(self, claims: AnyClaims, *, now: datetime) -> tuple[EvidenceError, ...]:
         """Return every objection to ``claims``, in the order of the appraisal; none means accepted."""
+        if isinstance(claims, SnpClaims):
+            return (*object_to_guest(self, claims), *self._identity(claims))
         return (
             *self._collateral(claims, now),
             *self._tcb(claims, now),
@@ -154,18 +181,33 @@ class AppraisalPolicy:
                         hint="read the advisories; list those that the workload mitigates in `advisories`",
                     )
                 )
-            age = now - claims.tcb_date
-            if status.startswith("OutOfDate") and age > self.out_of_date_grace:
-                objections.append(
-                    TcbError(
-                        f"the platform's TCB is from {claims.tcb_date:%F}, {age.days} days ago; grace is "
-                        f"{self.out_of_date_grace.days} days",
-                        hint=claims.remedy or "update the platform's firmware",
-                    )
-                )
+            objections += self._grace(claims, now) if status.startswith("OutOfDate") else []
         denied = sorted(set(claims.advisories) & self.denied_advisories)
         if denied:
             objections.append(TcbError(f"advisories {', '.join(denied)} apply, which the policy denies"))
+        return objections
+
+    def _grace(self, claims: Claims, now: datetime) -> list[EvidenceError]:
+        """Object to a level that is older than its grace; a platform is only excused if its QE alone is behind."""
+        objections: list[EvidenceError] = []
+        qe_behind = claims.qe_status.startswith("OutOfDate")
+        age, qe_age = now - claims.tcb_date, now - claims.qe_tcb_date
+        if qe_behind and qe_age > self.qe_out_of_date_grace:
+            objections.append(
+                TcbError(
+                    f"the quoting enclave's level is from {claims.qe_tcb_date:%F}, {qe_age.days} days ago; grace is "
+                    f"{self.qe_out_of_date_grace.days} days",
+                    hint="update the platform's DCAP packages: they bring the quoting enclave",
+                )
+            )
+        if (not qe_behind or claims.remedy) and age > self.out_of_date_grace:
+            objections.append(
+                TcbError(
+                    f"the platform's TCB is from {claims.tcb_date:%F}, {age.days} days ago; grace is "
+                    f"{self.out_of_date_grace.days} days",
+                    hint=claims.remedy or "update the platform's firmware",
+                )
+            )
         return objections
 
     def _platform(self, claims: Claims) -> list[EvidenceError]:
@@ -203,9 +245,11 @@ class AppraisalPolicy:
             *_require("the trust domain's XFAM", report.xfam, X87_AND_SSE, EXTENDED_STATE, _STATE_HINT),
         ]
 
-    def _identity(self, claims: Claims) -> list[EvidenceError]:
+    def _identity(self, claims: AnyClaims) -> list[EvidenceError]:
         objections: list[EvidenceError] = []
-        body = describe_body(claims.quote) if self.body else {}
+        body: Mapping[str, Any] = {}
+        if self.body:
+            body = describe_snp(claims.quote) if isinstance(claims, SnpClaims) else describe_body(claims.quote)
         objections += [
             MeasurementError(
                 f"{name} is {body.get(name, 'absent')}, expected {' or '.join(sorted(values)) or 'nothing'}"
@@ -240,10 +284,25 @@ _REMEDIES = {
     "TDRelaunchAdvised": "restart the trust domain: the TDX module was updated after it was started",
     "TDRelaunchAdvisedConfigurationNeeded": "restart the trust domain, and change the BIOS settings",
 }
-_DAYS = {"out_of_date_grace_days": "out_of_date_grace", "collateral_max_age_days": "collateral_max_age"}
+_MOST_DAYS = 36500
+_DAYS = {
+    "out_of_date_grace_days": "out_of_date_grace",
+    "qe_out_of_date_grace_days": "qe_out_of_date_grace",
+    "collateral_max_age_days": "collateral_max_age",
+}
 _LISTS = frozenset({"statuses", "advisories", "denied_advisories", "hardware", "measurements"})
 _SWITCHES = frozenset(
-    {"smt", "dynamic_platform", "cached_keys", "provision_key", "protection_keys", "key_locker", "perfmon"}
+    {
+        "smt",
+        "dynamic_platform",
+        "cached_keys",
+        "provision_key",
+        "protection_keys",
+        "key_locker",
+        "perfmon",
+        "unknown_revocation",
+        "unchecked_memory_aliases",
+    }
 )
 
 
@@ -261,18 +320,28 @@ def _because(advisories: tuple[str, ...]) -> str:
 
 
 def _read_setting(name: str, value: Any) -> tuple[str, Any]:  # noqa: ANN401  TOML is whatever TOML is
-    if name in _DAYS and isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 36500:  # noqa: PLR2004
+    is_number = isinstance(value, int) and not isinstance(value, bool)
+    if name in _DAYS and is_number and 0 <= value <= _MOST_DAYS:
         return _DAYS[name], timedelta(days=value)
     if name in _LISTS and isinstance(value, list) and all(isinstance(item, str) for item in value):
         return name, frozenset(value)
-    if name in _SWITCHES and isinstance(value, bool):
+    if (name in _SWITCHES and isinstance(value, bool)) or (name == "minimum_evaluation_number" and is_number):
         return name, value
-    if name == "body" and isinstance(value, dict) and all(isinstance(values, list) for values in value.values()):
-        return name, {field: frozenset(str(one) for one in values) for field, values in value.items()}
-    if name == "minimum_evaluation_number" and isinstance(value, int) and not isinstance(value, bool):
-        return name, value
-    known = sorted((*_DAYS, *_LISTS, *_SWITCHES, "minimum_evaluation_number", "body"))
+    if name in _TABLES and isinstance(value, dict):
+        return name, {key: _TABLES[name](key, one) for key, one in value.items()}
+    if name == "vmpl" and isinstance(value, list) and all(one in range(4) for one in value):
+        return name, frozenset(value)
+    known = sorted((*_DAYS, *_LISTS, *_SWITCHES, *_TABLES, "minimum_evaluation_number", "vmpl"))
     raise PolicyError(
         f"appraisal policy: {name} = {str(value)[:60]!r} is unknown or of the wrong kind",
         hint=f"keys are {', '.join(known)}",
     )
+
+
+def _read_body_values(name: str, values: Any) -> frozenset[str]:  # noqa: ANN401  TOML is whatever TOML is
+    if not isinstance(values, list):
+        raise PolicyError(f"appraisal policy: body.{name} is unknown or of the wrong kind", hint="write a list")
+    return frozenset(str(one) for one in values)
+
+
+_TABLES: Mapping[str, Callable[[str, Any], object]] = {"body": _read_body_values, "snp_minimum": read_minimum}

@@ -11,9 +11,8 @@ from typing import Any
 
 from strongroom.attestation.anchors import INTEL, TrustAnchor
 from strongroom.attestation.appraisal import grade
-from strongroom.attestation.collateral import parse_collateral
 from strongroom.attestation.criteria import AppraisalPolicy
-from strongroom.attestation.verification import open_evidence, verify_opened
+from strongroom.attestation.genuineness import ignore, verify_evidence
 from strongroom.errors import EvidenceError
 
 
@@ -25,7 +24,7 @@ def verify_quote(
     anchor: TrustAnchor = INTEL,
     policy: AppraisalPolicy | None = None,
 ) -> dict[str, Any]:
-    """Return the facts about ``quote`` in the stable JSON shape; raises nothing on account of quote or collateral.
+    """Return the facts about a quote or report in the stable JSON shape; raises nothing on account of its arguments.
 
     Always: ``verdict`` (``verified`` or ``rejected``), ``status``, ``advisories``, ``step``, ``reason``, ``hint``,
     ``claims``, ``simulated``. A rejected quote has step, reason and hint, and neither status nor claims; a verified one
@@ -42,8 +41,7 @@ def verify_quote(
         "simulated": anchor.simulated,
     }
     try:
-        opened = open_evidence(quote, choose=lambda _: parse_collateral(collateral), anchor=anchor, now=now)
-        claims = verify_opened(opened, quote, anchor=anchor, now=now)
+        claims = verify_evidence(quote, choose=lambda: collateral, anchor=anchor, now=now, remember=ignore)
     except EvidenceError as error:
         facts |= {"step": error.step, "reason": error.message, "hint": error.hint}
         if policy is not None:
@@ -60,7 +58,8 @@ def verify_quote(
         facts |= {
             "accepted": not objections,
             "reasons": [_reason(objection) for objection in objections],
-            "tier": grade(claims, anchor=anchor).value,
+            "status": policy.rate(claims),
+            "tier": grade(policy.rate(claims), anchor=anchor).value,
         }
     return facts
 

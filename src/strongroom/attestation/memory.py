@@ -18,6 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self
 
+from strongroom.attestation.amd_endorsements import EndorsedKey
 from strongroom.attestation.anchors import TrustAnchor
 from strongroom.attestation.collateral import Collateral
 from strongroom.attestation.failures import ClockSetBackError, StaleCollateralError
@@ -54,7 +55,7 @@ class CollateralMemory:
         """Return the memory kept in the file at ``path``, which is made when something is first remembered."""
         return cls(path)
 
-    def check(self, collateral: Collateral, *, anchor: TrustAnchor, now: datetime) -> None:
+    def check(self, collateral: Collateral | EndorsedKey, *, anchor: TrustAnchor, now: datetime) -> None:
         """Raise ClockSetBackError or StaleCollateralError if ``now`` or a document is older than what was seen."""
         with self._lock:
             clock, marks = self._clock, dict(self._marks)
@@ -79,7 +80,7 @@ class CollateralMemory:
                     hint="older collateral was presented, which may hide a revocation; fetch the current one",
                 )
 
-    def remember(self, collateral: Collateral, *, anchor: TrustAnchor, now: datetime) -> None:
+    def remember(self, collateral: Collateral | EndorsedKey, *, anchor: TrustAnchor, now: datetime) -> None:
         """Raise the marks to this verified collateral and time, on disk before this returns if anything moved much."""
         seconds = int(now.timestamp())
         with self._lock:
@@ -120,8 +121,15 @@ def _max(left: tuple[int, int], right: tuple[int, int]) -> tuple[int, int]:
 
 
 @lru_cache(maxsize=64)
-def _marks_of(collateral: Collateral, anchor: TrustAnchor) -> dict[str, tuple[int, int]]:
-    """Return number and issue time of each document, under names that keep anchors, TEEs and platforms apart."""
+def _marks_of(collateral: Collateral | EndorsedKey, anchor: TrustAnchor) -> dict[str, tuple[int, int]]:
+    """Return number and issue time of each document, under names that keep anchors, TEEs and platforms apart.
+
+    AMD endorsements without a CRL have the mark of one that was never issued: once a CRL was seen, one is expected.
+    """
+    if isinstance(collateral, EndorsedKey):
+        number, issued = collateral.crl_number, collateral.crl_issued
+        mark = _NEVER if number is None or issued is None else (number, int(issued.timestamp()))
+        return {f"{anchor.sha256[:16]}/{collateral.generation}/amd_crl": mark}
     root = anchor.sha256[:16]
     info, identity = collateral.tcb_info, collateral.qe_identity
     issuer = collateral.pck_crl.issuer.rfc4514_string()

@@ -86,6 +86,8 @@ def verify_opened(opened: Opened, data: bytes, *, anchor: TrustAnchor, now: date
         tcb_status=status,
         advisories=tuple(facts["tcb"]["advisory_ids"]),
         tcb_date=datetime.fromtimestamp(platform["tcb_date_tag"], UTC),
+        qe_status=facts["qe"]["tcb_level"]["tcbStatus"],
+        qe_tcb_date=datetime.fromisoformat(facts["qe"]["tcb_level"]["tcbDate"]).astimezone(UTC),
         evaluation_number=facts["tcb"]["eval_data_number"],
         collateral_digest=opened.collateral.digest,
         collateral_issued=min(opened.collateral.tcb_info.issued, opened.collateral.qe_identity.issued),

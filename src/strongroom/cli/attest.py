@@ -34,7 +34,7 @@ def attest() -> None:
     "--collateral",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="The vendor's collateral for the quote's platform (QuoteCollateralV3 in JSON).",
+    help="The vendor's collateral for the platform: QuoteCollateralV3 in JSON; for SEV-SNP a VCEK or VLEK, or JSON.",
 )
 @click.option(
     "--root",
@@ -59,6 +59,7 @@ def _verify(
     anything.
     """
     from strongroom.attestation.anchors import INTEL, TrustAnchor
+    from strongroom.attestation.collateral_sources import read_collateral
     from strongroom.attestation.criteria import AppraisalPolicy
     from strongroom.attestation.facts import verify_quote
     from strongroom.parties.inspection import read_quote
@@ -66,7 +67,7 @@ def _verify(
     anchor = INTEL if root is None else TrustAnchor(root_der=root.read_bytes(), simulated=True)
     facts = verify_quote(
         read_quote(quote),
-        collateral="" if collateral is None else _text(collateral),
+        collateral="" if collateral is None else read_collateral(collateral),
         now=datetime.now(UTC) if at is None else _time(at),
         anchor=anchor,
         policy=None if policy is None else AppraisalPolicy.parse(_text(policy)),

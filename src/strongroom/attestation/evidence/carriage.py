@@ -9,11 +9,12 @@ import base64
 import binascii
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, Final, Literal, Self
 
 from strongroom.attestation.failures import MalformedEvidenceError
 
-TeeName = Literal["sgx", "tdx"]
+TeeName = Literal["sgx", "tdx", "snp"]
+TEES: Final = ("sgx", "tdx", "snp")
 MAX_QUOTE_BYTES = 64 << 10
 MAX_EVENT_LOG_BYTES = 1 << 20
 
@@ -27,8 +28,8 @@ class Evidence:
     event_log: bytes = b""
 
     def __post_init__(self) -> None:
-        if self.tee not in ("sgx", "tdx"):
-            raise MalformedEvidenceError(field="evidence.tee", got=repr(self.tee)[:40], expected="sgx or tdx")
+        if self.tee not in TEES:
+            raise MalformedEvidenceError(field="evidence.tee", got=repr(self.tee)[:40], expected="sgx, tdx or snp")
         _bound("evidence.quote", self.quote, MAX_QUOTE_BYTES)
         _bound("evidence.event_log", self.event_log, MAX_EVENT_LOG_BYTES)
         if not self.quote:
