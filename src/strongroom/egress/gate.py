@@ -6,8 +6,8 @@ in the ledger. Nothing decrypted is written anywhere.
 
 from __future__ import annotations
 
-import signal
-import sys
+import contextlib
+import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,14 +26,12 @@ from strongroom.errors import RefusedError, StrongroomError
 from strongroom.jobs.spec import JobSpec
 from strongroom.policy.evaluate import Refusal
 from strongroom.statements import SigningKey, Statement, VerifyKey
+from strongroom.workload.ending import describe_defect
 from strongroom.workload.handover import MessageError, encode_failure
-from strongroom.workload.hostline import HostLine
 from strongroom.workload.keyring import output_dataset
 from strongroom.workload.outbox import OutputDraft
 from strongroom.workload.parcel import accept, pack
-from strongroom.workload.worker import Member, member_arguments
-
-_JOB_DEADLINE = 24 * 3600.0
+from strongroom.workload.worker import Member, member_arguments, run_member
 
 
 class Egress(Member):
@@ -44,7 +42,10 @@ class Egress(Member):
         self._directory = directory
 
     def work(self) -> int:
-        """Serve one job's outputs and return the exit code."""
+        """Serve one job's outputs and return the exit code.
+
+        It asks for its keys only when there is something to check, so that it rules by the policies of that moment.
+        """
         admission, spec = self.join()
         broker = self.attest_broker(admission)
         session = broker.attest_workload(
@@ -54,22 +55,37 @@ class Egress(Member):
             job_digest=parse_text(self.digest),
             admission=admission.admission,
         )
-        release = session.release(sorted(spec.inputs))
-        said = self.channel.receive(deadline=_JOB_DEADLINE)
+        said = self.hear()
         if said.get("type") == "stop":
             return 0
-        if said.get("type") != "outputs" or not isinstance(said.get("drafts"), list):
-            raise MessageError("expected the job's outputs from the driver")
         try:
-            ruled = [self._pass_one(OutputDraft.decode(one), spec, session, release) for one in said["drafts"]]
+            ruled = self._pass_all(said, spec, session)
             self.channel.send({"type": "ruled", "outputs": ruled})
-        except StrongroomError as error:
-            self.channel.send(encode_failure(error))
-            return error.exit_code
+        except Exception as error:  # noqa: BLE001  the driver has to hear of whatever went wrong
+            trouble = error if isinstance(error, StrongroomError) else describe_defect(error)
+            self.channel.send(encode_failure(trouble))
+            return trouble.exit_code
+        with contextlib.suppress(StrongroomError):  # the driver says stop, or leaves, once it has read the ruling
+            self.hear()
         return 0
 
-    def _pass_one(self, draft: OutputDraft, spec: JobSpec, session: WorkloadSession, release: Keys) -> dict[str, Any]:
-        """Check one draft, encrypt it to its recipients and deposit their keys at the broker."""
+    def _pass_all(self, said: Mapping[str, Any], spec: JobSpec, session: WorkloadSession) -> list[dict[str, Any]]:
+        if said.get("type") != "outputs" or not isinstance(said.get("drafts"), list):
+            raise MessageError("expected the job's outputs from the driver")
+        drafts = [OutputDraft.decode(one) for one in said["drafts"]]
+        release = session.release(sorted(spec.inputs))
+        if release.policy.digest != said.get("policy"):
+            reasons = ("the policies changed while the program ran, and it was held to the old ones",)
+            for draft in drafts:
+                session.refuse_output(draft.name, reasons=reasons)
+            raise RefusedError("no output may leave", reasons=reasons, hint="submit the job again")
+        passed = [self._check(draft, spec, session, release) for draft in drafts]  # all before any is encrypted
+        return [self._encrypt(table, ruling, session, release.recipients) for table, ruling in passed]
+
+    def _check(
+        self, draft: OutputDraft, spec: JobSpec, session: WorkloadSession, release: Keys
+    ) -> tuple[pa.Table, Release]:
+        """Decrypt one draft and return it with the permission to release it; raise RefusedError if there is none."""
         statement = Statement.decode(draft.manifest)
         drafted = accept(draft.manifest, signer=VerifyKey(statement.signer))  # the attested driver says who signed
         keys = DatasetKeys.from_dek(
@@ -88,7 +104,7 @@ class Egress(Member):
         if isinstance(ruling, Refusal):
             session.refuse_output(draft.name, reasons=ruling.reasons)
             raise RefusedError(f"output {draft.name!r} may not leave", reasons=ruling.reasons)
-        return self._encrypt(table, ruling, session, release.recipients)
+        return table, ruling
 
     def _encrypt(
         self, table: pa.Table, ruling: Release, session: WorkloadSession, recipients: Mapping[str, bytes]
@@ -97,7 +113,8 @@ class Egress(Member):
         dataset = f"result.{self.digest[-16:]}.{ruling.name}"
         keys = DatasetKeys.from_dek(DataKey.generate(), dataset=dataset, version=1, columns=columns)
         bundle = keys.encode()
-        directory = self._directory / "results" / ruling.name
+        # A name of its own, so that what an egress that was killed left behind is not in the way.
+        directory = self._directory / "results" / f"{ruling.name}-{secrets.token_hex(4)}"
         directory.parent.mkdir(exist_ok=True)
         manifest = pack(table, directory, keys, signer=signer)
         info = frame(b"strongroom/result/v1", self.digest.encode(), ruling.name.encode(), manifest.digest.encode())
@@ -127,11 +144,6 @@ class Egress(Member):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run egress; nothing the host gives it is secret."""
     arguments = member_arguments("egress", argv)
-    line = HostLine.take()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        egress = Egress(driver=arguments.driver, digest=arguments.job_digest, directory=arguments.directory)
-        return egress.work()
-    except StrongroomError as error:
-        line.say("failed", message=error.message, kind=error.kind)
-        return error.exit_code
+    return run_member(
+        lambda: Egress(driver=arguments.driver, digest=arguments.job_digest, directory=arguments.directory)
+    )

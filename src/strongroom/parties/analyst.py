@@ -6,6 +6,7 @@ policy agreed to, encrypted to its own key.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ import pyarrow as pa
 
 from strongroom.attestation.channel import AttestedChannel, connect
 from strongroom.attestation.roles import Role
+from strongroom.attestation.secure_line import DeadlineError
 from strongroom.attestation.workload_keys import WorkloadKeys
 from strongroom.broker.client import BrokerClient, Ticket
 from strongroom.digests import frame, parse_text
@@ -23,17 +25,19 @@ from strongroom.envelope.hpke import KemKey
 from strongroom.envelope.keys import DatasetKeys
 from strongroom.envelope.manifest import read_manifest, verify_manifest
 from strongroom.envelope.table import open_table
-from strongroom.errors import EvidenceError, LedgerError
+from strongroom.errors import EvidenceError, LedgerError, TransportError
 from strongroom.jobs.launch import Launcher, TeeHost
-from strongroom.jobs.launch.placement import PlacementEvent
+from strongroom.jobs.launch.placement import PlacementError, PlacementEvent
 from strongroom.jobs.spec import SignedJob, job_digest, load_job, sign_job
 from strongroom.ledger.memory import CheckpointMemory
 from strongroom.parties.trust import Trust
 from strongroom.statements import SigningKey
 from strongroom.workload.handover import BrokerAddress, Handover, decode_failure
+from strongroom.workload.pulse import ALIVE, SILENCE_SECONDS
 
-_SILENCE_SECONDS = 3600.0
 _ATTEST_SECONDS = 60.0
+_LOOK_SECONDS = 1.0
+_PATIENCE_SECONDS = 5.0  # for the driver's own word, once the host says that something cannot go on
 
 OnEvent = Callable[[str, Mapping[str, Any]], None]
 
@@ -57,6 +61,7 @@ class SubmittedJob:
     ticket: Ticket
     digest: str
     timings: dict[str, float] = field(default_factory=dict)
+    launcher: Launcher | None = None
 
 
 class Analyst:
@@ -106,6 +111,7 @@ class Analyst:
         launcher.want("egress", 1)
         started = time.monotonic()
         launcher.start()
+        submitted.launcher = launcher
         submitted.timings["launch-driver"] = time.monotonic() - started
         return launcher
 
@@ -149,9 +155,13 @@ class Analyst:
         channel.send(handover.encode())
 
     def follow(self, submitted: SubmittedJob, channel: AttestedChannel, *, on_event: OnEvent) -> JobReport:
-        """Follow the job to its end; return the report, or raise what stopped it with every reason."""
+        """Follow the job to its end; return the report, or raise what stopped it with every reason.
+
+        Raises TransportError if the driver falls silent, PlacementError with what the host saw if it died, or if its
+        members keep dying.
+        """
         while True:
-            said = dict(channel.receive(deadline=_SILENCE_SECONDS))
+            said = self._hear(submitted, channel)
             name = str(said.pop("type", ""))
             on_event(name, said)
             if name == "done":
@@ -164,6 +174,36 @@ class Analyst:
                 )
             if name == "failed":
                 raise decode_failure(said)
+
+    def _hear(self, submitted: SubmittedJob, channel: AttestedChannel) -> dict[str, Any]:
+        """Return the driver's next event."""
+        heard, gave_up = time.monotonic(), math.inf
+        launcher = submitted.launcher
+        while True:
+            try:
+                said = dict(channel.receive(deadline=_LOOK_SECONDS))
+            except DeadlineError:
+                now = time.monotonic()
+                if now - heard > SILENCE_SECONDS:
+                    raise TransportError(
+                        f"the driver said nothing for {SILENCE_SECONDS:.0f} s",
+                        hint="its host may have stopped it; submit the job again",
+                    ) from None
+                if launcher is not None and launcher.trouble:
+                    gave_up = min(gave_up, now)
+                if now - gave_up > _PATIENCE_SECONDS and launcher is not None:
+                    raise PlacementError(launcher.trouble, hint="see the job's logs; submit the job again") from None
+            except TransportError as error:
+                if launcher is None:
+                    raise
+                end = time.monotonic() + _PATIENCE_SECONDS
+                while launcher.running() and time.monotonic() < end:
+                    time.sleep(0.02)
+                raise launcher.driver_end() from error
+            else:
+                heard = time.monotonic()
+                if said != ALIVE:
+                    return said
 
     def run(
         self,

@@ -9,9 +9,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
-import shutil
-import signal
 import sys
 import threading
 import time
@@ -30,21 +27,25 @@ from strongroom.digests import parse_text
 from strongroom.errors import EvidenceError, RefusedError, StrongroomError, TransportError
 from strongroom.jobs.spec import JobSpec, job_digest, verify_job
 from strongroom.ledger.memory import CheckpointMemory
+from strongroom.policy.fusion import FusedPolicy
 from strongroom.statements import Statement
+from strongroom.workload.clients import Clients
+from strongroom.workload.ending import describe_defect, end_now, end_on_signal, keep_quiet, tell_defects
 from strongroom.workload.engines import open_engine
 from strongroom.workload.handover import BrokerAddress, Handover, MessageError, decode_failure, encode_failure
 from strongroom.workload.hostline import HostLine
 from strongroom.workload.inside import Room
 from strongroom.workload.keyring import KeyRing
 from strongroom.workload.lease import LeaseKeeper
-from strongroom.workload.members import MemberRefusedError, Members
+from strongroom.workload.members import MemberLostError, MemberRefusedError, Members
 from strongroom.workload.outbox import OutputDraft
 from strongroom.workload.program import run_program
-from strongroom.workload.scratch import make_scratch
+from strongroom.workload.pulse import seconds_now
+from strongroom.workload.scratch import discard_scratch, make_scratch
 
 _CLIENT_DEADLINE = 300.0
 _MEMBER_DEADLINE = 120.0
-_EGRESS_DEADLINE = 3600.0
+_EGRESS_ATTEMPTS = 3
 _EXIT_REFUSED = 3
 
 
@@ -68,13 +69,14 @@ class Driver:
         self._scratch = make_scratch()
         self._timings: dict[str, float] = {}
         self._drafts: list[OutputDraft] = []
-        self._client: AttestedChannel | None = None
-        self._client_came = threading.Event()
+        self._clients = Clients(self._verify_handover)
         self._members: Members | None = None
         self._ready_for_members = threading.Event()
         self._engine: Any = None
-        self._send_lock = threading.Lock()
+        self._tell = self._clients.tell
         self._over = threading.Event()
+        self._closing = threading.Lock()
+        self._closed = False
 
     def conduct(self, listen: tuple[str, int]) -> int:
         """Run the job to its end and return the exit code; every failure is told to the client first."""
@@ -89,20 +91,22 @@ class Driver:
         self._host.say("listening", host=listener.address[0], port=listener.address[1])
         threading.Thread(target=self._accept, args=(listener,), name="accept", daemon=True).start()
         try:
-            if not self._client_came.wait(_CLIENT_DEADLINE):
-                raise TransportError(f"no client attested this driver within {_CLIENT_DEADLINE:.0f} s")
-            outputs = self._run_job()
+            handover, spec = self._clients.wait(deadline=_CLIENT_DEADLINE)
+            outputs = self._run_job(handover, spec)
             self._tell("done", outputs=outputs, timings=self._timings)
         except StrongroomError as error:
             self._fail(error)
             return error.exit_code
+        except Exception as error:  # noqa: BLE001  nothing may end a job without a word
+            defect = describe_defect(error)
+            self._fail(defect)
+            return defect.exit_code
         finally:
-            self._close()
+            self.close()
             listener.close()
         return 0
 
-    def _run_job(self) -> list[dict[str, Any]]:
-        handover, spec = self._take_job()
+    def _run_job(self, handover: Handover, spec: JobSpec) -> list[dict[str, Any]]:
         self._host.say("wanted", role="worker", count=spec.workers if self._engine_name == "spark" else 0)
         self._host.say("wanted", role="egress", count=1)
         broker = self._attest_broker(handover)
@@ -114,17 +118,27 @@ class Driver:
                 job_digest=parse_text(self._digest),
                 ticket=handover.ticket,
             )
+            asked = seconds_now()
             release = session.release(sorted(spec.inputs))
         self._ring.hold(release.datasets, output=release.output)
         self._tell("keys-released", seconds=self._timings["key-release"], datasets=sorted(release.datasets))
-        lease = LeaseKeeper(session.renew, seconds=release.lease_seconds, on_lost=self._stop_now)
+        lease = LeaseKeeper(session.renew, seconds=release.lease_seconds, asked=asked, on_lost=self._stop_now)
         lease.start()
-        self._open_members(handover, broker=broker, session=session)
+        try:
+            self._open_members(handover, broker=broker, session=session)
+            self._run_program(handover, spec, policy=release.policy)
+            outputs = self._pass_egress(release.policy)
+        finally:
+            lease.stop()
+        self._over.set()
+        return outputs
+
+    def _run_program(self, handover: Handover, spec: JobSpec, *, policy: FusedPolicy) -> None:
         self._engine = open_engine(
             self._engine_name,
             spec=spec,
             ring=self._ring,
-            policy=release.policy,
+            policy=policy,
             members=self._members,
             directory=self._directory,
             on_event=self._tell,
@@ -145,16 +159,10 @@ class Driver:
             else:
                 run_program(handover.program, room)
         self._tell("program-ended", seconds=self._timings["program"])
-        outputs = self._pass_egress()
-        lease.stop()
-        self._over.set()
-        self._host.say("finished")
-        return outputs
 
-    def _take_job(self) -> tuple[Handover, JobSpec]:
-        if self._client is None:
-            raise TransportError("the client left before it handed over the job")
-        handover = Handover.decode(self._client.receive(deadline=_CLIENT_DEADLINE))
+    def _verify_handover(self, channel: AttestedChannel, said: dict[str, Any]) -> tuple[Handover, JobSpec]:
+        """Return the job that a client handed over if it is this driver's job and the client is its analyst."""
+        handover = Handover.decode(said)
         statement = Statement.decode(handover.statement)
         spec = verify_job(statement, handover.program)
         if job_digest(statement) != self._digest:
@@ -163,10 +171,10 @@ class Driver:
                 step="job digest",
                 hint="submit the job anew",
             )
-        if self._client.party != spec.analyst:
+        if channel.party != spec.analyst:
             raise RefusedError(
                 "the job was handed over by somebody else than its analyst",
-                reasons=(f"the client is {self._client.party}, the job is by {spec.analyst}",),
+                reasons=(f"the client is {channel.party}, the job is by {spec.analyst}",),
             )
         if spec.kind != "sql" and self._engine_name == "embedded":
             raise RefusedError(f"the embedded engine runs sql jobs, not {spec.kind}", hint="use --cluster standalone")
@@ -222,14 +230,24 @@ class Driver:
         (output,) = room.outputs
         room.write(self._engine.checked_query(program.decode()), output)
 
-    def _pass_egress(self) -> list[dict[str, Any]]:
-        """Hand the drafts to the admitted egress and return its rulings, one per output."""
+    def _pass_egress(self, policy: FusedPolicy) -> list[dict[str, Any]]:
+        """Hand the drafts to the admitted egress and return its rulings, one per output.
+
+        An egress that dies is replaced twice. It rules by the policies of that moment, and refuses if they are no
+        longer those that the program ran under.
+        """
         if self._members is None:
             raise TransportError("no member may come before the keys")
+        drafts = {"type": "outputs", "drafts": [draft.encode() for draft in self._drafts], "policy": policy.digest}
         with self._timed("egress"):
-            (egress,) = self._members.wait_for(Role.EGRESS, 1, deadline=_MEMBER_DEADLINE)
-            egress.channel.send({"type": "outputs", "drafts": [draft.encode() for draft in self._drafts]})
-            answer = egress.channel.receive(deadline=_EGRESS_DEADLINE)
+            for attempt in range(1, _EGRESS_ATTEMPTS + 1):
+                (egress,) = self._members.wait_for(Role.EGRESS, 1, deadline=_MEMBER_DEADLINE)
+                try:
+                    answer = egress.ask(drafts)
+                    break
+                except MemberLostError:
+                    if attempt == _EGRESS_ATTEMPTS:
+                        raise
             if answer.get("type") == "failed":
                 raise decode_failure(answer)
             if answer.get("type") != "ruled" or not isinstance(answer.get("outputs"), list):
@@ -251,17 +269,12 @@ class Driver:
 
     def _receive_peer(self, channel: AttestedChannel) -> None:
         if channel.peer_role is Role.CLIENT:
-            if self._client_came.is_set():
-                channel.close()
-                return
-            self._client = channel
-            self._client_came.set()
-            return
-        if channel.peer_role not in {Role.WORKER, Role.EGRESS} or not self._ready_for_members.wait(_MEMBER_DEADLINE):
+            self._clients.receive(channel)
+        elif channel.peer_role in {Role.WORKER, Role.EGRESS} and self._ready_for_members.wait(_CLIENT_DEADLINE):
+            if self._members is not None:
+                self._members.welcome(channel, channel.peer_role)
+        else:
             channel.close()
-            return
-        if self._members is not None:
-            self._members.welcome(channel, channel.peer_role)
 
     def _stop_now(self, reasons: Sequence[str]) -> None:
         """End the job at once because a lease was lost: wipe the keys, stop the workers, tell the client, leave."""
@@ -270,32 +283,33 @@ class Driver:
         self._over.set()
         self._ring.wipe("; ".join(reasons))
         if self._members is not None:
-            self._members.tell_all({"type": "stop", "reasons": list(reasons)})
+            self._members.close(reasons)
         self._fail(RefusedError("the job was stopped: its keys were withdrawn", reasons=tuple(reasons)))
-        self._close()
-        os._exit(_EXIT_REFUSED)
+        end_now(self.close, code=_EXIT_REFUSED)
 
     def _fail(self, error: StrongroomError) -> None:
         failure = encode_failure(error)
         if self._ring.withdrawn and not failure["reasons"]:
             failure["reasons"] = [self._ring.withdrawn]
+        self._host.say("failed", kind=error.kind)
         self._tell(failure.pop("type"), **failure)
 
-    def _close(self) -> None:
-        if self._engine is not None:
-            self._engine.close()
+    def close(self) -> None:
+        """Forget the keys, end what was started and remove the scratch directory; whoever calls second waits."""
         self._ring.wipe("the job is over")
-        if self._members is not None:
-            self._members.tell_all({"type": "stop", "reasons": []})
-        self._host.say("finished")
-        shutil.rmtree(self._scratch, ignore_errors=True)
-
-    def _tell(self, event: str, **facts: Any) -> None:  # noqa: ANN401  JSON values
-        """Tell the client, over its attested channel; a client that went away does not stop the job."""
-        if self._client is None:
-            return
-        with self._send_lock, contextlib.suppress(StrongroomError):
-            self._client.send({"type": event, **facts})
+        with self._closing:
+            if self._closed:
+                return
+            self._closed = True
+            self._host.say("finished")
+            self._clients.close()
+            try:
+                if self._engine is not None:
+                    self._engine.close()
+            finally:
+                if self._members is not None:
+                    self._members.close()
+                discard_scratch(self._scratch)
 
     @contextlib.contextmanager
     def _timed(self, step: str) -> Any:  # noqa: ANN401  a context manager
@@ -314,9 +328,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     host, _, port = arguments.listen.rpartition(":")
     line = HostLine.take()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    driver = Driver(directory=arguments.directory, engine=arguments.engine, digest=arguments.job_digest, host=line)
-    return driver.conduct((host, int(port)))
+    keep_quiet()
+    tell_defects(lambda error: line.say("failed", kind=error.kind, message=error.message))
+    try:
+        driver = Driver(directory=arguments.directory, engine=arguments.engine, digest=arguments.job_digest, host=line)
+        end_on_signal(driver.close)
+        return driver.conduct((host, int(port)))
+    except StrongroomError as error:
+        line.say("failed", kind=error.kind, message=error.message)
+        return error.exit_code
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ Both verify an input's signed manifest before the first read and see only releas
 from __future__ import annotations
 
 import secrets
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +27,7 @@ from strongroom.workload.keyring import KeyRing, output_dataset
 from strongroom.workload.members import Members
 from strongroom.workload.outbox import OutputDraft
 from strongroom.workload.parcel import pack, sign_for
-from strongroom.workload.scratch import make_scratch
+from strongroom.workload.scratch import discard_scratch, make_scratch
 
 if TYPE_CHECKING:
     from strongroom.envelope.keys import DatasetKeys
@@ -214,11 +213,13 @@ class SparkJobEngine(JobEngine):
 
     def close(self) -> None:
         """Stop Spark and remove the scratch directory; safe to call twice."""
-        if self._spark is not None:
-            self._spark.stop()
-        if self._agent is not None:
-            self._agent.close()
-        shutil.rmtree(self._scratch, ignore_errors=True)
+        try:
+            if self._spark is not None:
+                self._spark.stop()
+            if self._agent is not None:
+                self._agent.close()
+        finally:
+            discard_scratch(self._scratch)
 
 
 def open_engine(

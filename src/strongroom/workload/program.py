@@ -12,11 +12,13 @@ import traceback
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from strongroom.errors import StrongroomError, UsageError
 from strongroom.workload.inside import Room, enter
 
 _FILE = "program.py"
+_PACKAGE = Path(__file__).resolve().parents[1]
 
 
 class ProgramError(StrongroomError):
@@ -26,7 +28,8 @@ class ProgramError(StrongroomError):
 def run_program(source: bytes, room: Room) -> None:
     """Run ``source`` as ``__main__`` with ``strongroom.workload.room`` set to ``room``.
 
-    Raises ProgramError if it fails or leaves a declared output unwritten, and Strongroom's own errors as they are.
+    Raises ProgramError if it fails, UsageError if it leaves a declared output unwritten, and whatever Strongroom itself
+    raised inside it.
     """
     enter(room)
     module = types.ModuleType("__main__")
@@ -41,8 +44,6 @@ def run_program(source: bytes, room: Room) -> None:
     try:
         with silence():
             exec(code, module.__dict__)  # noqa: S102  running an approved program is what a job is
-    except StrongroomError:
-        raise
     except BaseException as error:
         raise describe_failure(error) from error
     finally:
@@ -55,17 +56,27 @@ def run_program(source: bytes, room: Room) -> None:
         )
 
 
-def describe_failure(error: BaseException) -> ProgramError:
-    """Return what may be said outside about ``error``: its type and the program's line."""
-    cause = error.__cause__ if isinstance(error.__cause__, StrongroomError) else None
-    if cause is not None:
-        return ProgramError(cause.message, hint=cause.hint)
+def describe_failure(error: BaseException) -> StrongroomError:
+    """Return what may be said outside about ``error``: its type and the program's line.
+
+    What Strongroom itself said to the program goes out as it is; the same kind of error raised by the program does not,
+    for the program may have put anything into it.
+    """
+    for ours in (error, error.__cause__):
+        if isinstance(ours, StrongroomError) and _is_own(ours):
+            return ours
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == _FILE]
     where = f"line {lines[-1]} of the program" if lines else "the program"
     return ProgramError(
         f"{where} raised {type(error).__name__}",
         hint="its message stays inside, since it may quote data; try the program on made-up data first",
     )
+
+
+def _is_own(error: StrongroomError) -> bool:
+    """Return whether ``error`` was raised by a file of this package."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and _PACKAGE in Path(frames[-1].filename).parents
 
 
 @contextmanager

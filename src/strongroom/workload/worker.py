@@ -7,15 +7,12 @@ driver goes away, the executor is killed and every key is wiped (spec/3-job.md Â
 from __future__ import annotations
 
 import argparse
-import os
-import shutil
-import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from strongroom.attestation import providers
 from strongroom.attestation.appraisal import AppraisalPolicy, Verifier
@@ -30,17 +27,19 @@ from strongroom.jobs.spec import JobSpec, job_digest, verify_spec
 from strongroom.ledger.memory import CheckpointMemory
 from strongroom.statements import Statement
 from strongroom.workload.agent import KeyAgent
+from strongroom.workload.ending import describe_defect, end_now, end_on_signal, keep_quiet, tell_defects
 from strongroom.workload.handover import Admission, ClusterJoin
 from strongroom.workload.hostline import HostLine
 from strongroom.workload.keyring import KeyRing
 from strongroom.workload.lease import LeaseKeeper
-from strongroom.workload.scratch import make_scratch
+from strongroom.workload.pulse import ALIVE, SILENCE_SECONDS, Pulse, seconds_now
+from strongroom.workload.scratch import discard_all, discard_scratch, make_scratch
 
 if TYPE_CHECKING:
     from strongroom.workload.spark.cluster import ExecutorProcess
 
 _DRIVER_DEADLINE = 120.0
-_JOB_DEADLINE = 24 * 3600.0
+_ADMISSION_DEADLINE = 330.0  # as long as a driver waits for its client, and a little
 _EXIT_LOST = 3
 
 
@@ -72,18 +71,38 @@ class Member:
 
     def join(self) -> tuple[Admission, JobSpec]:
         """Wait for the driver's ruling; return its admission and the job it is for, or raise its refusal."""
-        said = self.channel.receive(deadline=_DRIVER_DEADLINE)
+        said = self.channel.receive(deadline=_ADMISSION_DEADLINE)
         if said.get("type") == "refused":
             raise EvidenceError(str(said.get("message")), step="admission", hint=str(said.get("hint", "")))
         admission = Admission.decode(said)
         statement = Statement.decode(admission.statement)
         if job_digest(statement) != self.digest:
             raise EvidenceError("the driver runs another job than this process was started for", step="job digest")
-        return admission, verify_spec(statement)
+        spec = verify_spec(statement)
+        Pulse(self._beat).start()
+        return admission, spec
 
-    def leave(self) -> None:
-        """Remove the scratch directory; safe to call twice."""
-        shutil.rmtree(self.scratch, ignore_errors=True)
+    def hear(self) -> dict[str, Any]:
+        """Return what the driver says next, however long that takes; raise TransportError if it falls silent."""
+        while (said := self.channel.receive(deadline=SILENCE_SECONDS)) == ALIVE:
+            pass
+        return said
+
+    def work(self) -> int:
+        """Do what this member is there for and return the exit code."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Leave the driver and remove the scratch directory; safe to call twice."""
+        self.channel.close()
+        discard_scratch(self.scratch)
+
+    def _beat(self) -> bool:
+        try:
+            self.channel.send(ALIVE)
+        except StrongroomError:
+            return False
+        return True
 
     def attest_broker(self, admission: Admission) -> BrokerClient:
         """Attest the broker that the driver named, against the same checkpoint."""
@@ -118,12 +137,13 @@ class Worker(Member):
             job_digest=parse_text(self.digest),
             admission=admission.admission,
         )
+        asked = seconds_now()
         release = session.release(sorted(spec.inputs))
         self._ring.hold(release.datasets, output=release.output)
-        LeaseKeeper(session.renew, seconds=release.lease_seconds, on_lost=self._lose).start()
+        LeaseKeeper(session.renew, seconds=release.lease_seconds, asked=asked, on_lost=self._lose).start()
         self.channel.send({"type": "keys-released", "seconds": time.monotonic() - started})
         with KeyAgent(self._ring.find, directory=self.scratch) as agent:
-            said = self.channel.receive(deadline=_DRIVER_DEADLINE)
+            said = self.hear()
             if said.get("type") == "stop":
                 return 0
             join = ClusterJoin.decode(said)
@@ -144,28 +164,32 @@ class Worker(Member):
             executor.start()
             threading.Thread(target=self._listen, daemon=True).start()
             code = executor.wait()
-        self._clear()
         return 0 if self._ring.withdrawn else code
 
     def _listen(self) -> None:
-        """Obey the driver; its silence for ever, or its end, is a reason to stop as well."""
+        """Obey the driver; its silence, or its end, is a reason to stop as well."""
+        code = _EXIT_LOST
         try:
-            said = self.channel.receive(deadline=_JOB_DEADLINE)
-            reasons = said.get("reasons") or ["the driver said stop"]
-        except StrongroomError as error:
-            reasons = [f"the driver is gone: {error.message}"]
-        self._lose([str(reason) for reason in reasons])
+            said = self.hear()
+            reasons = [str(reason) for reason in said.get("reasons") or ()]
+            if said.get("type") == "stop" and not reasons:
+                code, reasons = 0, ["the driver said stop"]
+        except Exception as error:  # noqa: BLE001  whatever it is, there is no driver to work for
+            trouble = error if isinstance(error, StrongroomError) else describe_defect(error)
+            reasons = [f"the driver is gone: {trouble.message}"]
+        self._lose(reasons, code=code)
 
-    def _lose(self, reasons: Sequence[str]) -> None:
+    def _lose(self, reasons: Sequence[str], *, code: int = _EXIT_LOST) -> None:
         """Wipe the keys, kill the executor and leave."""
         self._ring.wipe("; ".join(reasons))
-        self._clear()
-        os._exit(_EXIT_LOST if "said stop" not in reasons[0] else 0)
+        end_now(self.close, code=code)
 
-    def _clear(self) -> None:
+    def close(self) -> None:
+        """Wipe the keys, kill the executor, leave the driver; safe to call twice."""
+        self._ring.wipe("the worker ends")
         if self._executor is not None:
             self._executor.kill()
-        self.leave()
+        super().close()
 
 
 def member_arguments(name: str, argv: Sequence[str] | None) -> argparse.Namespace:
@@ -180,20 +204,38 @@ def member_arguments(name: str, argv: Sequence[str] | None) -> argparse.Namespac
     return arguments
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run a worker; nothing the host gives it is secret."""
-    arguments = member_arguments("worker", argv)
+def run_member(make: Callable[[], Member]) -> int:
+    """Run the member that ``make`` returns to its end and return the exit code; the host learns what went wrong."""
     line = HostLine.take()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    keep_quiet()
+    tell_defects(lambda error: line.say("failed", message=error.message, kind=error.kind))
+    member: Member | None = None
     try:
-        worker = Worker(driver=arguments.driver, digest=arguments.job_digest, directory=arguments.directory)
-        return worker.work()
+        member = make()
+        end_on_signal(member.close)
+        return member.work()
     except RefusedError as error:
         line.say("refused", message=error.message, reasons=list(error.reasons))
         return error.exit_code
     except StrongroomError as error:
         line.say("failed", message=error.message, kind=error.kind)
         return error.exit_code
+    except Exception as error:  # noqa: BLE001  nothing may end a process without a word
+        defect = describe_defect(error)
+        line.say("failed", message=defect.message, kind=defect.kind)
+        return defect.exit_code
+    finally:
+        if member is not None:
+            member.close()
+        discard_all()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a worker; nothing the host gives it is secret."""
+    arguments = member_arguments("worker", argv)
+    return run_member(
+        lambda: Worker(driver=arguments.driver, digest=arguments.job_digest, directory=arguments.directory)
+    )
 
 
 if __name__ == "__main__":

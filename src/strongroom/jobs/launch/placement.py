@@ -7,7 +7,7 @@ what became of them. It never relays a secret and never decides whether a proces
 from __future__ import annotations
 
 import json
-import queue
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,6 +21,7 @@ _MAX_LINE = 1 << 16
 _POLL_SECONDS = 0.05
 _GRACE_SECONDS = 5.0
 _MOST_MEMBERS = 10_000
+_MOST_QUOTED = 300
 
 
 class PlacementError(StrongroomError):
@@ -109,30 +110,35 @@ class Launcher:
         self._members: dict[int, tuple[str, RunningProcess]] = {}
         self._wanted: dict[str, int] = {}
         self._address: tuple[str, int] | None = None
-        self._said: queue.Queue[dict[str, Any]] = queue.Queue()
         self._closing = threading.Event()
         self._lock = threading.Lock()
         self._started = 0
+        self._keeper = threading.Thread(target=self._keep, name="placement", daemon=True)
+        self._trouble = ""
+        self._last_said: dict[str, str] = {}
 
     def start(self, *, deadline: float = 30.0) -> tuple[str, int]:
         """Start the driver and return the address where it can be attested.
 
-        Raises PlacementError if it dies or stays silent for ``deadline`` seconds.
+        Raises PlacementError if it dies or stays silent for ``deadline`` seconds; nothing it started is left then.
         """
+        try:
+            return self._start(deadline)
+        except BaseException:  # also Ctrl-C
+            self.stop()
+            raise
+
+    def _start(self, deadline: float) -> tuple[str, int]:
         self._directory.mkdir(parents=True, exist_ok=True)
         argv = ["--directory", str(self._directory), "--engine", self._engine, "--job-digest", self._job_digest]
         self._driver = self._spawn("driver", argv)
         threading.Thread(target=self._hear_driver, args=(self._driver,), name="driver-says", daemon=True).start()
-        threading.Thread(target=self._keep, name="placement", daemon=True).start()
+        self._keeper.start()
         until = time.monotonic() + deadline
         while self._address is None:
             if self._driver.poll() is not None:
-                raise PlacementError(
-                    f"the driver ended with code {self._driver.poll()} before it could be attested",
-                    hint=f"see {self._directory / 'logs' / 'driver.log'}",
-                )
+                raise self.driver_end()
             if time.monotonic() > until:
-                self.stop()
                 raise TransportError(f"the driver said nothing for {deadline:.0f} s", hint="is the machine overloaded?")
             time.sleep(_POLL_SECONDS / 5)
         return self._address
@@ -164,9 +170,25 @@ class Launcher:
         """Return whether the driver is still alive."""
         return self._driver is not None and self._driver.poll() is None
 
+    @property
+    def trouble(self) -> str:
+        """Return why the members that the driver wants cannot be kept alive, or nothing."""
+        return self._trouble
+
+    def driver_end(self) -> PlacementError:
+        """Return what the host knows about the end of the driver."""
+        code = self._driver.poll() if self._driver is not None else None
+        ended = "still runs" if code is None else f"ended with {_describe_code(code)}"
+        return PlacementError(
+            f"the driver {ended}{self._quote('driver')}",
+            hint=f"see {self._directory / 'logs'}; submit the job again",
+        )
+
     def stop(self) -> None:
-        """End every process: first politely, after five seconds by force."""
+        """End every process: first politely, after five seconds by force; safe to call twice."""
         self._closing.set()
+        if self._keeper.ident is not None:
+            self._keeper.join(_GRACE_SECONDS)  # it may be starting one more
         with self._lock:
             everyone = [process for _, process in self._members.values()]
         if self._driver is not None:
@@ -198,19 +220,22 @@ class Launcher:
     def _hear_driver(self, driver: RunningProcess) -> None:
         """Take in what the driver says, and do what it wants of the host."""
         for said in _lines(driver):
-            if said.get("event") == "listening":
-                self._address = (str(said["host"]), int(said["port"]))
-            elif said.get("event") == "wanted":
-                self.want(str(said["role"]), min(int(said["count"]), _MOST_MEMBERS))
-            elif said.get("event") == "finished":
-                with self._lock:
-                    self._wanted.clear()
-            self._on_event(PlacementEvent(kind="said", role="driver", detail=said))
+            try:
+                if said.get("event") == "listening":
+                    self._address = (str(said["host"]), int(said["port"]))
+                elif said.get("event") == "wanted":
+                    self.want(str(said["role"]), min(int(said["count"]), _MOST_MEMBERS))
+                elif said.get("event") == "finished":
+                    with self._lock:
+                        self._wanted.clear()
+            except (KeyError, TypeError, ValueError):
+                continue  # not what a driver says
+            self._note("driver", said)
 
     def _hear_member(self, role: str, member: RunningProcess) -> None:
         """Report what a member says; nothing it says changes what the host does."""
         for said in _lines(member):
-            self._on_event(PlacementEvent(kind="said", role=role, detail=said))
+            self._note(role, said)
 
     def _keep(self) -> None:
         """Keep as many members alive as are wanted, until the driver ends or the launcher closes."""
@@ -226,8 +251,20 @@ class Launcher:
                     for role, count in self._wanted.items()
                     for _ in range(count - sum(r == role for r, _ in self._members.values()))
                 ]
-            for role in missing:
-                self._start_member(role)
+            try:
+                for role in missing:
+                    self._start_member(role)
+            except StrongroomError as error:
+                self._trouble = error.message
+                return
+
+    def _note(self, role: str, said: dict[str, Any]) -> None:
+        if said.get("event") in {"failed", "refused"}:
+            self._last_said[role] = str(said.get("message") or said.get("kind"))[:_MOST_QUOTED]
+        self._on_event(PlacementEvent(kind="said", role=role, detail=said))
+
+    def _quote(self, role: str) -> str:
+        return f"; it said: {self._last_said[role]}" if role in self._last_said else ""
 
     def _reap(self) -> None:
         with self._lock:
@@ -235,8 +272,14 @@ class Launcher:
             ended = [(pid, role, code) for pid, role, code in ended if code is not None]
             for pid, role, code in ended:
                 del self._members[pid]
-                if code == 0 or self._restarts <= 0:
+                if code == 0:
                     self._wanted[role] = self._wanted.get(role, 1) - 1
+                elif self._restarts <= 0:
+                    self._wanted[role] = 0
+                    self._trouble = (
+                        f"the {role} ended with {_describe_code(code)}, and as many were replaced as may be"
+                        f"{self._quote(role)}"
+                    )
                 else:
                     self._restarts -= 1
         for pid, role, code in ended:
@@ -251,6 +294,15 @@ class Launcher:
         with self._lock:
             self._members[process.pid] = (role, process)
         threading.Thread(target=self._hear_member, args=(role, process), name=f"{role}-says", daemon=True).start()
+
+
+def _describe_code(code: int | None) -> str:
+    if code is None or code >= 0:
+        return f"code {code}"
+    try:
+        return f"signal {signal.Signals(-code).name}"
+    except ValueError:
+        return f"signal {-code}"
 
 
 def _lines(process: RunningProcess) -> Iterator[dict[str, Any]]:
