@@ -24,6 +24,7 @@ from strongroom.errors import PolicyError
 
 MAX_STATEMENT_BYTES = 4 << 20
 _PARTY = re.compile(r"^[a-z0-9][a-z0-9-]{0,62}:[0-9a-f]{32}$")
+_EXACT = (1 << 53) - 1  # RFC 8785 writes numbers as IEEE doubles; below this every integer is exact.
 _TYPE = "application/vnd.strongroom.{}+json; version={}"
 
 
@@ -210,7 +211,7 @@ class Statement:
 
 def sign(payload: Mapping[str, Any], *, kind: str, version: int, key: SigningKey) -> Statement:
     """Return ``payload`` as a statement of ``kind`` signed by ``key``."""
-    body = rfc8785.dumps(dict(payload))
+    body = canonical_json(dict(payload))
     return Statement(
         kind=kind,
         version=version,
@@ -222,8 +223,22 @@ def sign(payload: Mapping[str, Any], *, kind: str, version: int, key: SigningKey
 
 def canonical_json(value: Any) -> bytes:  # noqa: ANN401  JSON is whatever JSON is
     """Return RFC 8785 canonical JSON."""
+    if _is_plain(value):
+        # For plain values the standard library's encoder, sorted and without blanks, writes what RFC 8785 asks for.
+        return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
     canonical: bytes = rfc8785.dumps(value)
     return canonical
+
+
+def _is_plain(value: object) -> bool:
+    """Return whether ``value`` holds nothing on which encoders differ: floats, huge integers, surrogates, odd keys."""
+    if isinstance(value, str):
+        return value.isascii()
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and key.isascii() and _is_plain(item) for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or (isinstance(value, int) and -_EXACT <= value <= _EXACT)
 
 
 def _pae(payload_type: str, payload: bytes) -> bytes:
@@ -235,7 +250,7 @@ def _pae(payload_type: str, payload: bytes) -> bytes:
 def _canonical_object(payload: bytes) -> dict[str, Any]:
     try:
         value = json.loads(payload)
-        canonical = rfc8785.dumps(value)
+        canonical = canonical_json(value)
     except (ValueError, RecursionError, TypeError) as error:
         raise StatementError("the signed payload is not JSON") from error
     if not isinstance(value, dict) or canonical != payload:

@@ -12,6 +12,7 @@ import json
 import logging
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +26,7 @@ from strongroom.broker.book import Book
 from strongroom.broker.desk import Desk
 from strongroom.broker.keys import BrokerKeys
 from strongroom.broker.ledger_store import METADATA
+from strongroom.broker.recent_collateral import RecentCollateral
 from strongroom.broker.server import reserve, serve
 from strongroom.broker.service import Service
 from strongroom.broker.sessions import Nonces, Sessions
@@ -108,7 +110,7 @@ async def run(*, directory: Path, host: str, port: int) -> None:
             sessions=Sessions(),
             verifier=Verifier(
                 tee.anchor(),
-                tee.collateral_source(),
+                RecentCollateral(tee.collateral_source(), clock=time.monotonic),
                 memory=CollateralMemory(),
                 policy=AppraisalPolicy.leaving_tcb_to_caller(),
             ),

@@ -21,6 +21,7 @@ from strongroom.ledger.log import Growth, MerkleLog
 from strongroom.statements import SigningKey
 
 COUNTER_SECONDS = 2.0
+GATHER_SECONDS = 0.002
 _MAX_GROUP = 512
 
 
@@ -89,13 +90,17 @@ class Book:
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
+        busy = False
         while True:
             await self._wake.wait()
+            if busy:  # Others are on their way: a moment's patience makes one commit of many.
+                await asyncio.sleep(GATHER_SECONDS)
             group, self._queue = self._queue[:_MAX_GROUP], self._queue[_MAX_GROUP:]
             if not self._queue:
                 self._wake.clear()
             if not group:
                 continue
+            busy = len(group) > 1
             growth = self.log.grow([entry for waiting in group for entry in waiting.entries])
             try:
                 note = await loop.run_in_executor(self._disk, self._commit, group, growth)
