@@ -36,9 +36,10 @@ def _fused(size: int) -> FusedPolicy:
 
 OPEN, HELD = _fused(1), _fused(SIZE)
 FRAGMENTS = """
-    SELECT * FROM staff sales WHERE GROUP BY HAVING ORDER LIMIT 1 ( ) , id pay city count(*) sum( avg( max( AS x y . = <
-    > + - * / ' " ` ; -- /* */ JOIN LEFT ON USING UNION ALL WITH CASE WHEN THEN END OVER PARTITION DISTINCT IN EXISTS NOT
-    NULL CAST INTERVAL DATE 'a' 1.5 read_csv( COPY TO $$ :: [ ] { } ? $1 @ # % IS LATERAL UNNEST( VALUES QUALIFY
+    SELECT * FROM staff sales WHERE GROUP BY HAVING ORDER LIMIT 1 ( ) , id pay city count(*) sum( avg( max( AS
+    x y . = < > + - * / ' " ` ; -- /* */ JOIN LEFT ON USING UNION ALL WITH CASE WHEN THEN END OVER PARTITION
+    DISTINCT IN EXISTS NOT NULL CAST INTERVAL DATE 'a' 1.5 read_csv( COPY TO $$ :: [ ] { } ? $1 @ # % IS
+    LATERAL UNNEST( VALUES QUALIFY
 """
 fragments = st.sampled_from(FRAGMENTS.split())
 

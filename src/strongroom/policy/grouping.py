@@ -211,8 +211,9 @@ def _units(table: exp.Table, floors: Floors) -> tuple[str, ...]:
 def _soften_casts(query: exp.Query) -> None:
     """Make failing casts NULL: an engine's error message quotes the value that failed."""
     for cast in list(query.find_all(exp.Cast)):
-        if type(cast) is exp.Cast:
-            cast.replace(exp.TryCast(this=cast.this, to=cast.to))
+        cast.replace(
+            exp.TryCast(this=cast.this, to=cast.to, safe=True)
+        )  # Spark's dialect writes TRY_CAST for safe ones
 
 
 def _bare(node: exp.Expression) -> exp.Expression:

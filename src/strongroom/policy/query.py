@@ -7,7 +7,7 @@ query that cannot be shown to keep the policy is refused, with every reason.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Container, Iterator, Mapping, Sequence, Set
 
 import sqlglot
 from sqlglot import exp
@@ -154,17 +154,29 @@ def _judge_columns(
 ) -> Iterator[str]:
     """Rule on every column: it belongs to a source in sight, and a table's columns are permitted ones."""
     withheld = {name: columns.keys() - known[name].keys() for name, columns in asked.items()}
-    for scope in traverse_scope(query):
+    scopes = traverse_scope(query)
+    judged: set[int] = set()
+    for scope in scopes:
         for column in scope.columns:
+            judged.add(id(column))
             if not isinstance(column.this, exp.Star):
                 yield from _judge_column(column, scope, known, withheld)
+    followed = {id(scope.expression) for scope in scopes}
+    if any(id(part) not in followed for part in query.find_all(exp.Select, exp.SetOperation)):
+        yield "a subquery stands where it cannot be followed"
+    names = {name for columns in asked.values() for name in columns}
+    for column in query.find_all(exp.Column):
+        if isinstance(column.this, exp.Star) or id(column) in judged:
+            continue
+        if not _names_a_result(column, names):
+            yield f"{column.name!r} in ORDER BY may be a column or a result; order by the result's name alone"
 
 
 def _judge_column(
     column: exp.Column, scope: Scope, known: Mapping[str, Mapping[str, str]], withheld: Mapping[str, Set[str]]
 ) -> Iterator[str]:
     if not column.table:
-        if not _names_a_result(column, scope):
+        if not _names_a_result(column, ()):
             owners = sorted(name for name, columns in withheld.items() if column.name.casefold() in columns)
             if owners:
                 yield f"column {column.name!r} of {' and '.join(owners)} is withheld or not allowed by its owner"
@@ -183,10 +195,16 @@ def _judge_column(
         yield f"column {column.name!r} is not among the columns of {source.name} that the job asks for"
 
 
-def _names_a_result(column: exp.Column, scope: Scope) -> bool:
-    """Return whether an unqualified name in ORDER BY stands for one of the query's own results."""
-    ordering = isinstance(column.find_ancestor(exp.Order, exp.Select), exp.Order)
-    return ordering and column.name in scope.expression.named_selects
+def _names_a_result(column: exp.Column, columns: Container[str]) -> bool:
+    """Return whether an unqualified name in ORDER BY stands for one of the query's own results, beyond doubt.
+
+    Alone it does. Within an expression, engines differ, so there it must not be the name of a column as well.
+    """
+    ordering = column.find_ancestor(exp.Order, exp.Query)
+    query = column.find_ancestor(exp.Query)
+    if column.table or query is None or not isinstance(ordering, exp.Order) or column.name not in query.named_selects:
+        return False
+    return isinstance(column.parent, exp.Ordered) or column.name not in columns
 
 
 def _find_source(scope: Scope, alias: str) -> exp.Table | Scope | None:

@@ -99,6 +99,9 @@ def _judge_table(table: exp.Expression, dialect: str) -> Iterator[str]:
         yield f"table {_excerpt(table, dialect)} is named with a schema, must be named as an input is"
     elif any(value and part not in _PARTS_OF_TABLE for part, value in table.args.items()):
         yield f"{_excerpt(table, dialect)} is not a plain table"
+    elif table.args.get("alias") and table.args["alias"].columns:
+        # The names would be taken for the columns that are called so, and stand for others.
+        yield f"{_excerpt(table, dialect)} renames columns by their place; rename them in a SELECT"
 
 
 def _judge_with(clause: exp.Expression, dialect: str) -> Iterator[str]:  # noqa: ARG001

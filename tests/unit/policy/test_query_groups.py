@@ -118,6 +118,9 @@ def test_analysts_own_having_stays(fused: FusedPolicy, engine: duckdb.DuckDBPyCo
 def test_failing_cast_is_null_and_quotes_nothing(fused: FusedPolicy, engine: duckdb.DuckDBPyConnection) -> None:
     text = check_sql("SELECT count(*) FROM people WHERE CAST(city AS INT) IS NULL", fused, TABLES)
     assert engine.sql(text).fetchall() == [(100,)]
+    for cast in ("CAST(city AS INT)", "TRY_CAST(city AS INT)", "INT(city)"):
+        text = check_sql(f"SELECT count(*) FROM people WHERE {cast} IS NULL", fused, TABLES, dialect="spark")
+        assert "TRY_CAST(`people`.`city` AS INT)" in text
 
 
 @pytest.mark.parametrize(
