@@ -106,7 +106,7 @@ def test_every_problem_is_reported_at_once(write: Callable[..., Path]) -> None:
         owner = "{BANK.party}"
         columns = ["*", "id"]
         location = "x"
-        colums = []
+        column = []
         [outputs.result]
         recipients = []
         [cluster]
@@ -127,7 +127,7 @@ def test_every_problem_is_reported_at_once(write: Callable[..., Path]) -> None:
         "inputs.accounts.location",
         "inputs.BAD.[key]",
         "inputs.BAD.columns",
-        "inputs.BAD.colums",
+        "inputs.BAD.column",
         "outputs.result.recipients",
         "cluster.workers",
         "cluster.worker_memory",
