@@ -5,9 +5,13 @@ For Strongroom's own tests and for those of programs that run on it. Everything 
 
 from __future__ import annotations
 
+import json
 import tempfile
+import threading
+import urllib.parse
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from strongroom.attestation.anchors import TrustAnchor
@@ -106,3 +110,86 @@ def connect_as(
         job_digest=job_digest,
         deadline=deadline,
     )
+
+
+class CollateralDesk(ThreadingHTTPServer):
+    """A PCCS on this machine that serves sets of collateral (QuoteCollateralV3 JSON) by TEE, over real HTTP.
+
+    ``asked`` lists the paths asked for. ``answers`` are (status, Retry-After) given before it serves again; ``delay``
+    is in seconds before each answer; ``early`` holds the sets of ``update=early``, where they differ.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, sets: dict[str, str]) -> None:
+        super().__init__(("127.0.0.1", 0), _Answer)
+        self.asked: list[str] = []
+        self.answers: list[tuple[int, str]] = []
+        self.delay = 0.0
+        self.sets = {tee: json.loads(text) for tee, text in sets.items()}
+        self.early = dict(self.sets)
+
+    @property
+    def url(self) -> str:
+        """Return the address it listens on."""
+        return f"http://127.0.0.1:{self.server_port}"
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Stay quiet when a client with a deadline hangs up."""
+
+
+@contextmanager
+def collateral_desk(sets: dict[str, str]) -> Iterator[CollateralDesk]:
+    """Serve ``sets`` (``sgx``, ``tdx``) as a collateral service while the context lasts."""
+    with CollateralDesk(sets) as desk:
+        thread = threading.Thread(target=desk.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        thread.start()
+        try:
+            yield desk
+        finally:
+            desk.shutdown()
+            thread.join(timeout=10)
+
+
+class _Answer(BaseHTTPRequestHandler):
+    server: CollateralDesk
+
+    def do_GET(self) -> None:
+        """Answer one request of the service's API, version 4."""
+        desk = self.server
+        desk.asked.append(self.path)
+        threading.Event().wait(desk.delay)
+        if desk.answers:
+            status, retry_after = desk.answers.pop(0)
+            self.send_response(status)
+            if retry_after:
+                self.send_header("Retry-After", retry_after)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        place = urllib.parse.urlsplit(self.path)  # a proxy is asked with the whole URL
+        tee, what = place.path.split("/")[1], place.path.split("/")[4]
+        members = (desk.early if "update=early" in place.query else desk.sets)[tee]
+        headers, body = _document(members, what)
+        self.send_response(200)
+        for name, value in headers.items():
+            self.send_header(name, urllib.parse.quote(value))
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_arguments: object) -> None:
+        """Write no log."""
+
+
+def _document(members: dict[str, str], what: str) -> tuple[dict[str, str], bytes]:
+    if what == "pckcrl":
+        return {"SGX-PCK-CRL-Issuer-Chain": members["pck_crl_issuer_chain"]}, bytes.fromhex(members["pck_crl"])
+    if what == "rootcacrl":
+        return {}, members["root_ca_crl"].encode()
+    name, wrapper, header = {
+        "tcb": ("tcb_info", "tcbInfo", "TCB-Info-Issuer-Chain"),
+        "qe": ("qe_identity", "enclaveIdentity", "SGX-Enclave-Identity-Issuer-Chain"),
+    }[what]
+    body = f'{{"{wrapper}":{members[name]},"signature":"{members[name + "_signature"]}"}}'
+    return {header: members[f"{name}_issuer_chain"]}, body.encode()

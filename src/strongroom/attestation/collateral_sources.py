@@ -6,34 +6,27 @@ never deceive. Nothing is fetched from an address that was not configured.
 
 from __future__ import annotations
 
-import asyncio
-import json
 import os
 import ssl
 import tempfile
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
-import dcap_qvl
-
+from strongroom.attestation.amd_endorsements import parse_amd_endorsements
 from strongroom.attestation.collateral import parse_collateral
 from strongroom.attestation.evidence.carriage import TeeName
 from strongroom.attestation.evidence.pck import parse_pck_chain
 from strongroom.attestation.evidence.quote import Quote, parse_quote
+from strongroom.attestation.evidence.snp import looks_like_snp, parse_snp_report
 from strongroom.attestation.failures import CollateralError
-from strongroom.errors import TransportError, UsageError
+from strongroom.attestation.pcs import CollateralFetchError, CollateralService
 
 _TEES: Final[dict[str, TeeName]] = {"SGX": "sgx", "TDX": "tdx"}
+_FAILURE_LASTS = 10.0  # seconds
 _DER_SEQUENCE = b"\x30"
-_CHAIN = "pck_certificate_chain"
-
-
-class CollateralFetchError(TransportError):
-    """The PCCS cannot be reached, is too slow, or has nothing for this platform."""
 
 
 class CollateralFile:
@@ -55,7 +48,19 @@ class CollateralFolder:
 
     def collateral(self, quote: bytes) -> str:
         """Return the set for the platform of ``quote``; raise CollateralError if the folder has none."""
+        if looks_like_snp(quote):
+            return read_collateral(self.place_of_report(quote))
         return read_collateral(self.place_of(parse_quote(quote)))
+
+    def place_of_report(self, data: bytes) -> Path:
+        """Return where the endorsements of an SEV-SNP report's chip and firmware are: ``snp-<chip><TCB>.json``."""
+        report = parse_snp_report(data)
+        return self._path / f"snp-{report.chip_id.hex()}{report.reported_tcb.hex()}.json"
+
+    def add_endorsements(self, report: bytes, text: str) -> Path:
+        """Put AMD endorsements into the folder for the chip and firmware of ``report``; return where they are."""
+        parse_amd_endorsements(text)
+        return self.put(self.place_of_report(report), text)
 
     def place_of(self, quote: Quote) -> Path:
         """Return where the set for the platform of ``quote`` is, or would be."""
@@ -87,63 +92,56 @@ class CollateralFolder:
 
 
 class Pccs:
-    """A Provisioning Certificate Caching Service (or Intel's own), asked once per platform and ``refresh``.
+    """A collateral service, asked once per platform and ``refresh``, with a folder as its cache.
 
     A set in the folder is used without asking while younger than ``refresh``, and also when the service fails: if it
-    has expired meanwhile, verification says so. ``deadline`` bounds every fetch.
+    has expired meanwhile, verification says so. However many threads ask about a platform, one fetch answers them all.
     """
 
     def __init__(
         self,
-        url: str,
+        service: CollateralService | str,
         *,
         folder: CollateralFolder,
         refresh: timedelta = timedelta(hours=12),
         deadline: timedelta = timedelta(seconds=30),
     ) -> None:
-        if not url.startswith(("https://", "http://localhost:", "http://127.0.0.1:")):
-            raise UsageError(
-                f"not the address of a PCCS: {url[:80]!r}", hint="use https://, or http:// on this machine"
-            )
-        self._url = url
+        self._service = CollateralService(service, deadline=deadline) if isinstance(service, str) else service
         self._folder = folder
         self._refresh = refresh
-        self._deadline = deadline
         self._lock = threading.Lock()
+        self._failed: dict[Path, tuple[float, CollateralFetchError]] = {}
 
     def collateral(self, quote: bytes) -> str:
         """Return the set for the platform of ``quote``; raise CollateralFetchError if there is none to be had."""
+        if looks_like_snp(quote):
+            return self._folder.collateral(quote)
         parsed = parse_quote(quote)
         place = self._folder.place_of(parsed)
         with self._lock:  # a thousand workers of one platform make one fetch
             if _age(place) < self._refresh.total_seconds():
                 return read_collateral(place)
             try:
-                text = self._fetch(quote)
+                text = self._fetch(parsed, place)
             except CollateralFetchError:
                 if place.exists():
                     return read_collateral(place)
                 raise
-            members = json.loads(text)
-            members.pop(_CHAIN, None)  # one machine's; the quote carries its own
-            text = json.dumps(members)
             parse_collateral(text)
             self._folder.put(place, text)
             return text
 
-    def _fetch(self, quote: bytes) -> str:
-        async def get() -> dcap_qvl.QuoteCollateralV3:
-            fetched = dcap_qvl.get_collateral(self._url, quote)
-            return await asyncio.wait_for(fetched, self._deadline.total_seconds())
-
-        with ThreadPoolExecutor(1) as thread:  # the caller may be inside an event loop of its own
-            try:
-                return str(thread.submit(asyncio.run, get()).result().to_json())
-            except (ValueError, RuntimeError, OSError, TimeoutError) as error:
-                raise CollateralFetchError(
-                    f"{self._url} gave no collateral: {str(error)[:200] or type(error).__name__}",
-                    hint="is the PCCS up, and does it know this platform? Collateral can also be put into the folder",
-                ) from error
+    def _fetch(self, quote: Quote, place: Path) -> str:
+        """Return what the service says; repeat its last failure for a while: a thousand wait for one timeout."""
+        when, failure = self._failed.get(place, (-_FAILURE_LASTS, None))
+        if failure is not None and time.monotonic() - when < _FAILURE_LASTS:
+            raise failure
+        chain = parse_pck_chain(quote.signature.pck_chain)
+        try:
+            return self._service.fetch(tee=quote.tee, fmspc=chain.extension.fmspc.hex().upper(), ca=chain.ca)
+        except CollateralFetchError as error:
+            self._failed[place] = (time.monotonic(), error)
+            raise
 
 
 def read_collateral(path: Path) -> str:
@@ -162,3 +160,6 @@ def _age(path: Path) -> float:
         return max(time.time() - path.stat().st_mtime, 0)
     except OSError:
         return float("inf")
+
+
+__all__ = ["CollateralFetchError", "CollateralFile", "CollateralFolder", "Pccs", "read_collateral"]

@@ -3,21 +3,23 @@
 import json
 import threading
 import time
-import urllib.parse
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from strongroom.attestation.anchors import TrustAnchor
 from strongroom.attestation.collateral_sources import CollateralFetchError, CollateralFile, CollateralFolder, Pccs
+from strongroom.attestation.evidence import parse_quote
 from strongroom.attestation.facts import verify_quote
 from strongroom.attestation.failures import CollateralError
+from strongroom.attestation.pcs import CollateralService
+from strongroom.attestation.simulated.faults import Faults
 from strongroom.attestation.simulated.pki import Vendor
 from strongroom.attestation.simulated.quoting import SgxFacts, TdxFacts, quote_sgx, quote_tdx
 from strongroom.errors import UsageError
+from strongroom.testing import CollateralDesk, collateral_desk
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 VENDOR = Vendor(b"c" * 32)
@@ -26,67 +28,10 @@ SGX = quote_sgx(VENDOR, SgxFacts(mr_enclave=b"E" * 32, mr_signer=b"S" * 32), rep
 TDX = quote_tdx(VENDOR, TdxFacts(mr_td=b"D" * 48, rtmrs=(bytes(48),) * 4), report_data=bytes(64))
 
 
-class Service(ThreadingHTTPServer):
-    """A PCCS on this machine that serves the simulated vendor's documents and counts what it is asked."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Answer)
-        self.asked: list[str] = []
-        self.broken = False
-        self.slow = 0.0
-        self.sets = {tee: json.loads(VENDOR.collateral(tee, now=NOW)) for tee in ("sgx", "tdx")}
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """Stay quiet when a client with a deadline hangs up."""
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
-
-
-class Answer(BaseHTTPRequestHandler):
-    server: Service
-
-    def do_GET(self) -> None:
-        self.server.asked.append(self.path)
-        time.sleep(self.server.slow)
-        tee, what = self.path.split("/")[1], self.path.split("/")[4].partition("?")[0]
-        if self.server.broken:
-            self.send_error(500)
-            return
-        members = self.server.sets[tee]
-        headers = {}
-        if what == "pckcrl":
-            headers["SGX-PCK-CRL-Issuer-Chain"] = members["pck_crl_issuer_chain"]
-            body = bytes.fromhex(members["pck_crl"])
-        elif what == "rootcacrl":
-            body = members["root_ca_crl"].encode()
-        elif what == "tcb":
-            headers["TCB-Info-Issuer-Chain"] = members["tcb_info_issuer_chain"]
-            body = f'{{"tcbInfo":{members["tcb_info"]},"signature":"{members["tcb_info_signature"]}"}}'.encode()
-        else:
-            headers["SGX-Enclave-Identity-Issuer-Chain"] = members["qe_identity_issuer_chain"]
-            signature = members["qe_identity_signature"]
-            body = f'{{"enclaveIdentity":{members["qe_identity"]},"signature":"{signature}"}}'.encode()
-        self.send_response(200)
-        for name, value in headers.items():
-            self.send_header(name, urllib.parse.quote(value))
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *arguments: object) -> None:
-        pass
-
-
 @pytest.fixture
-def service() -> Iterator[Service]:
-    with Service() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        yield server
-        server.shutdown()
-        thread.join(timeout=10)
+def service() -> Iterator[CollateralDesk]:
+    with collateral_desk({tee: VENDOR.collateral(tee, now=NOW) for tee in ("sgx", "tdx")}) as desk:
+        yield desk
 
 
 def verdict(quote: bytes, text: str) -> str:
@@ -94,7 +39,9 @@ def verdict(quote: bytes, text: str) -> str:
 
 
 @pytest.mark.parametrize("quote", [SGX, TDX], ids=["sgx", "tdx"])
-def test_what_a_pccs_serves_verifies_and_is_asked_for_once(service: Service, tmp_path: Path, quote: bytes) -> None:
+def test_what_a_pccs_serves_verifies_and_is_asked_for_once(
+    service: CollateralDesk, tmp_path: Path, quote: bytes
+) -> None:
     pccs = Pccs(service.url, folder=CollateralFolder(tmp_path / "cache"))
     assert verdict(quote, pccs.collateral(quote)) == "verified"
     asked = len(service.asked)
@@ -103,7 +50,7 @@ def test_what_a_pccs_serves_verifies_and_is_asked_for_once(service: Service, tmp
     assert verdict(quote, CollateralFolder(tmp_path / "cache").collateral(quote)) == "verified"
 
 
-def test_a_storm_of_workers_makes_one_fetch(service: Service, tmp_path: Path) -> None:
+def test_a_storm_of_workers_makes_one_fetch(service: CollateralDesk, tmp_path: Path) -> None:
     pccs = Pccs(service.url, folder=CollateralFolder(tmp_path))
     threads = [threading.Thread(target=pccs.collateral, args=(SGX,)) for _ in range(20)]
     for thread in threads:
@@ -114,11 +61,11 @@ def test_a_storm_of_workers_makes_one_fetch(service: Service, tmp_path: Path) ->
 
 
 def test_the_folder_serves_when_the_pccs_fails_and_nothing_does_when_both_lack_it(
-    service: Service, tmp_path: Path
+    service: CollateralDesk, tmp_path: Path
 ) -> None:
     folder = CollateralFolder(tmp_path)
     pccs = Pccs(service.url, folder=folder, refresh=timedelta(0))
-    service.broken = True
+    service.answers = [(500, "0")] * 100
     with pytest.raises(CollateralFetchError, match="HTTP 500"):
         pccs.collateral(SGX)
     assert list(tmp_path.iterdir()) == []
@@ -126,8 +73,8 @@ def test_the_folder_serves_when_the_pccs_fails_and_nothing_does_when_both_lack_i
     assert verdict(SGX, pccs.collateral(SGX)) == "verified"
 
 
-def test_a_slow_pccs_meets_a_deadline(service: Service, tmp_path: Path) -> None:
-    service.slow = 1.5
+def test_a_slow_pccs_meets_a_deadline(service: CollateralDesk, tmp_path: Path) -> None:
+    service.delay = 1.5
     pccs = Pccs(service.url, folder=CollateralFolder(tmp_path), deadline=timedelta(seconds=0.3))
     started = time.monotonic()
     with pytest.raises(CollateralFetchError):
@@ -135,7 +82,7 @@ def test_a_slow_pccs_meets_a_deadline(service: Service, tmp_path: Path) -> None:
     assert time.monotonic() - started < 1.4
 
 
-def test_a_pccs_cannot_make_an_impostors_collateral_pass(service: Service, tmp_path: Path) -> None:
+def test_a_pccs_cannot_make_an_impostors_collateral_pass(service: CollateralDesk, tmp_path: Path) -> None:
     impostor = VENDOR.impostor()
     service.sets["sgx"] = json.loads(impostor.collateral("sgx", now=NOW))
     text = Pccs(service.url, folder=CollateralFolder(tmp_path)).collateral(SGX)
@@ -166,3 +113,93 @@ def test_missing_collateral_is_said_with_what_to_do(tmp_path: Path) -> None:
         assert refused.value.hint
     with pytest.raises(CollateralError):
         CollateralFolder(tmp_path).add("{}")
+
+
+@pytest.mark.parametrize("quote", [SGX, TDX], ids=["sgx", "tdx"])
+def test_a_busy_service_is_asked_again_as_late_as_it_says(service: CollateralDesk, quote: bytes) -> None:
+    waits: list[float] = []
+    client = CollateralService(service.url, sleep=waits.append, per_second=1e6)
+    service.answers = [(429, "7"), (503, ""), (502, "")]
+    parsed = parse_quote(quote)
+    text = client.fetch(tee=parsed.tee, fmspc=VENDOR.fmspc.hex().upper(), ca="platform")
+    assert verdict(quote, text) == "verified"
+    assert waits == [7.0, 1.0, 2.0]
+    assert len(service.asked) == 7
+
+
+def test_a_service_that_knows_nothing_is_not_asked_twice(service: CollateralDesk) -> None:
+    service.answers = [(404, "")]
+    with pytest.raises(CollateralFetchError, match="HTTP 404") as refused:
+        CollateralService(service.url).fetch(tee="sgx", fmspc="00" * 6, ca="platform")
+    assert "does not know this platform" in refused.value.hint
+    assert len(service.asked) == 1
+
+
+def test_no_wait_reaches_beyond_the_deadline(service: CollateralDesk) -> None:
+    service.answers = [(503, "3600")] * 9
+    started = time.monotonic()
+    with pytest.raises(CollateralFetchError):
+        CollateralService(service.url, deadline=timedelta(seconds=1)).fetch(tee="sgx", fmspc="00" * 6, ca="platform")
+    assert time.monotonic() - started < 1.5
+
+
+def test_requests_are_spaced_across_threads(service: CollateralDesk) -> None:
+    client = CollateralService(service.url, per_second=20)
+    started = time.monotonic()
+    threads = [
+        threading.Thread(target=client.fetch, kwargs={"tee": "sgx", "fmspc": "00" * 6, "ca": "platform"})
+        for _ in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=20)
+    assert len(service.asked) == 12
+    assert time.monotonic() - started >= 11 / 20
+
+
+def test_the_early_set_is_asked_for_by_name(service: CollateralDesk) -> None:
+    early = VENDOR.collateral("sgx", now=NOW, faults=Faults(tcb_status="OutOfDate", evaluation_number=21))
+    service.early["sgx"] = json.loads(early)
+    statuses = {
+        update: verify_quote(
+            SGX,
+            collateral=CollateralService(service.url, update=update).fetch(tee="sgx", fmspc="00" * 6, ca="platform"),
+            now=NOW,
+            anchor=ANCHOR,
+        )["status"]
+        for update in ("standard", "early")
+    }
+    assert statuses == {"standard": "UpToDate", "early": "OutOfDate"}
+
+
+def test_a_proxy_is_used_when_named_and_never_taken_from_the_environment(
+    service: CollateralDesk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:9")
+    CollateralService(service.url).fetch(tee="sgx", fmspc="00" * 6, ca="platform")
+    CollateralService("http://127.0.0.1:9", proxy=service.url).fetch(tee="sgx", fmspc="00" * 6, ca="platform")
+    assert service.asked[4].startswith("http://127.0.0.1:9/sgx/certification/v4/")
+
+
+@pytest.mark.parametrize("member", ["tcb_info", "pck_crl", "root_ca_crl", "tcb_info_signature", "qe_identity"])
+def test_nonsense_from_a_service_is_an_error_of_ours(service: CollateralDesk, member: str) -> None:
+    service.sets["sgx"][member] = "00ff" if member == "pck_crl" else "z" * 3
+    with pytest.raises(CollateralFetchError):
+        CollateralService(service.url).fetch(tee="sgx", fmspc="00" * 6, ca="platform")
+
+
+def test_an_answer_without_end_is_cut_off(service: CollateralDesk) -> None:
+    service.sets["sgx"]["pck_crl"] = "30" * (3 << 20)
+    with pytest.raises(CollateralFetchError, match="more than"):
+        CollateralService(service.url).fetch(tee="sgx", fmspc="00" * 6, ca="platform")
+
+
+def test_a_service_that_is_down_costs_a_thousand_workers_one_timeout(service: CollateralDesk, tmp_path: Path) -> None:
+    service.answers = [(500, "0")] * 100
+    pccs = Pccs(CollateralService(service.url, sleep=lambda _: None), folder=CollateralFolder(tmp_path))
+    for _ in range(20):
+        with pytest.raises(CollateralFetchError):
+            pccs.collateral(SGX)
+    assert len(service.asked) == 4
