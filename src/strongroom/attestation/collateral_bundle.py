@@ -93,6 +93,11 @@ def format_metrics(expiries: Iterable[Expiry]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def write_metrics(target: Path, text: str) -> None:
+    """Write metrics for whoever reads them at any moment: whole or not at all."""
+    _write(target, text)
+
+
 def _sets(folder: Path) -> Iterator[Path]:
     if not folder.is_dir():
         raise UsageError(f"{folder} is not a folder of collateral", hint="name the folder that sets are kept in")

@@ -11,6 +11,8 @@ from typing import Any
 from strongroom.attestation.claims import describe_body
 from strongroom.attestation.evidence.pck import parse_pck_chain
 from strongroom.attestation.evidence.quote import Quote, SgxQuote, parse_quote
+from strongroom.attestation.evidence.snp import SnpReport, looks_like_snp, parse_snp_report
+from strongroom.attestation.snp import POLICY_DEBUG, POLICY_MIGRATE_MA, describe_snp, generation_of
 from strongroom.errors import EvidenceError
 
 _SGX_FLAGS = {
@@ -49,6 +51,27 @@ _EXTENDED_STATE = {
     18: "AMX",
     19: "APX",
 }
+_SNP_POLICY = {
+    16: "SMT allowed",
+    17: "reserved, always one",
+    18: "MIGRATE_MA allowed",
+    19: "DEBUG allowed",
+    20: "SINGLE_SOCKET required",
+    21: "CXL allowed",
+    22: "AES-256-XTS required",
+    23: "RAPL off required",
+    24: "ciphertext hiding required",
+    25: "page swap disabled",
+}
+_SNP_PLATFORM = {
+    0: "SMT",
+    1: "TSME",
+    2: "ECC",
+    3: "RAPL off",
+    4: "ciphertext hiding",
+    5: "memory aliases checked",
+    7: "TIO",
+}
 _CERTIFICATION = {
     1: "PPID in plain text, no certificates",
     2: "PPID encrypted with RSA-2048, no certificates",
@@ -59,11 +82,13 @@ _CERTIFICATION = {
 
 
 def explain_quote(data: bytes) -> dict[str, Any]:
-    """Return what the quote says of itself, unverified; raise MalformedEvidenceError if it is no quote.
+    """Return what the quote or report says of itself, unverified; raise MalformedEvidenceError if it is neither.
 
     Keys: ``verified`` (always false), ``tee``, ``version``, ``bytes``, ``padding``, ``measurement``, ``body``,
     ``features`` (bit masks in words), ``quoting_enclave``, ``platform``, ``concerns`` (why it may be refused).
     """
+    if looks_like_snp(data):
+        return _explain_report(parse_snp_report(data), len(data))
     quote = parse_quote(data)
     signature = quote.signature
     return {
@@ -92,8 +117,9 @@ def explain_quote(data: bytes) -> dict[str, Any]:
 def describe_quote(data: bytes) -> str:
     """Return :func:`explain_quote` as text for a person, one field a line."""
     said = explain_quote(data)
+    noun = "report" if said["tee"] == "snp" else "quote"
     lines = [
-        f"{said['tee'].upper()} quote, version {said['version']}, {said['bytes']} bytes"
+        f"{said['tee'].upper()} {noun}, version {said['version']}, {said['bytes']} bytes"
         + (f" and {said['padding']} of padding" if said["padding"] else "")
         + " (not verified: anyone can write this)",
         f"measurement      {said['measurement']}",
@@ -106,12 +132,45 @@ def describe_quote(data: bytes) -> str:
     return "\n".join(lines)
 
 
+def _explain_report(report: SnpReport, size: int) -> dict[str, Any]:
+    generation = "" if report.cpuid is None else generation_of(report.cpuid)
+    concerns = [
+        text
+        for wrong, text in (
+            (report.policy & POLICY_DEBUG, "DEBUG is allowed: the host can read all of its memory"),
+            (report.policy & POLICY_MIGRATE_MA, "MIGRATE_MA is allowed: a migration agent can move it"),
+            (report.vmpl, f"VMPL {report.vmpl}: software at a lower level inside the guest is trusted too"),
+            (report.mask_chip_key, "MASK_CHIP_KEY: the report is not signed"),
+            (not any(report.report_data), "REPORTDATA is all zero: the report is bound to nobody"),
+        )
+        if wrong
+    ]
+    return {
+        "verified": False,
+        "tee": report.tee,
+        "version": report.version,
+        "bytes": size,
+        "padding": 0,
+        "measurement": report.measurement,
+        "body": describe_snp(report),
+        "features": {
+            "policy": _bits(report.policy >> 16 << 16, _SNP_POLICY),
+            "platform_info": _bits(report.platform_info, _SNP_PLATFORM),
+        },
+        "quoting_enclave": {"signed_by": report.signing_key, "certificates": [name for name, _ in report.certificates]},
+        "platform": {"generation": generation or "not said by the report", "chip_id": report.chip_id.hex()},
+        "concerns": concerns,
+    }
+
+
 def explain_verdict(facts: Mapping[str, Any]) -> str:
     """Return what :func:`facts.verify_quote` found as text for a person: verdict, reason, remedy, policy."""
     lines = []
     if facts["verdict"] == "verified":
         lines.append("verified: the quote is genuine, intact, not revoked and not of a debug workload")
         lines.append(f"measurement      {facts['claims']['measurement']}")
+        if "revocation" in facts["claims"]["collateral"]:
+            lines.append(f"revocation       {facts['claims']['collateral']['revocation']}")
         lines.append(f"platform status  {', '.join([facts['status'], *facts['advisories']])}")
     else:
         lines.append(f"rejected at step {facts['step']}: {facts['reason']}")

@@ -1,4 +1,4 @@
-"""``strongroom attest``: verify a quote from a file, or attest a running broker."""
+"""``strongroom attest``: verify or explain a quote, attest a running broker, rehearse a policy, keep collateral."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from strongroom.cli.attest_collateral import collateral as collateral_forms
+from strongroom.cli.attest_policy import explain, test_policy
 from strongroom.cli.screen import Screen
 from strongroom.cli.verb import VerbGroup, broker_option, home_option, verb
 from strongroom.errors import UsageError
@@ -17,7 +19,7 @@ NOT_TRUSTED = 4
 
 @click.group(cls=VerbGroup)
 def attest() -> None:
-    """Verify a quote from a file, or attest a running broker."""
+    """Verify or explain quotes, attest a running broker, rehearse an appraisal policy, keep collateral."""
 
 
 @verb(
@@ -109,6 +111,11 @@ def _broker(screen: Screen, *, broker: str | None, home: Path) -> None:
             f"TCB          {result['tcb_status']}, tier {result['tier']}",
         ),
     )
+
+
+attest.add_command(explain)
+attest.add_command(test_policy)
+attest.add_command(collateral_forms)
 
 
 def _lines(facts: dict[str, Any]) -> list[str]:

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from strongroom.attestation.evidence import Evidence, Quote, parse_quote
+from strongroom.attestation.evidence.snp import looks_like_snp
+from strongroom.attestation.explain import explain_quote
 from strongroom.envelope.manifest import MANIFEST_FILE, read_manifest
 from strongroom.errors import EvidenceError, StrongroomError, UsageError
 from strongroom.jobs import SignedJob
@@ -101,9 +103,11 @@ def _quote(data: bytes) -> Finding | None:
     text = _HEX.match(data)
     if text is not None and len(digits := b"".join(text[2].split())) % 2 == 0:
         raw = bytes.fromhex(digits.decode())
-    if int.from_bytes(raw[:2], "little") not in _QUOTE_VERSIONS:
+    if int.from_bytes(raw[:2], "little") not in _QUOTE_VERSIONS and not looks_like_snp(raw):
         return None
     try:
+        if looks_like_snp(raw):
+            return Finding(kind="SNP report", facts=explain_quote(raw))
         return _describe_quote(parse_quote(raw))
     except EvidenceError as error:
         return Finding(kind="damaged quote", facts={"step": error.step, "reason": error.message})

@@ -1,0 +1,136 @@
+"""``strongroom attest test-policy`` and ``attest explain``: what a policy would say, and what a quote says in words."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+
+from strongroom.cli.screen import Screen
+from strongroom.cli.verb import verb
+from strongroom.errors import UsageError
+
+NOT_TRUSTED = 4
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+
+
+@verb(
+    name="test-policy",
+    examples=(
+        "strongroom attest test-policy accept.toml quotes/ --collateral collateral/",
+        "strongroom attest test-policy accept.toml quotes/ --collateral collateral/ --early collateral-early/ --json",
+    ),
+)
+@click.argument("policy", type=_FILE)
+@click.argument("quotes", type=_FOLDER)
+@click.option(
+    "--collateral", type=_FOLDER, required=True, metavar="DIR", help="Today's collateral of the quotes' platforms."
+)
+@click.option("--early", type=_FOLDER, metavar="DIR", help="The same from Intel's early TCB set (fetch --early).")
+@click.option("--root", type=_FILE, metavar="DER", help="Verify under this root instead of the vendors'; simulated.")
+@click.option("--at", type=float, metavar="UNIX", help="Rehearse as of this time instead of now.")
+def test_policy(
+    screen: Screen, *, policy: Path, quotes: Path, collateral: Path, early: Path | None, root: Path | None, at: float
+) -> int:
+    """Say what an appraisal POLICY would answer to every file in QUOTES, and grant nothing.
+
+    With --early it also answers under the TCB set that Intel will make standard next, so that a platform which stops
+    being accepted is known months before. Exit code 0 if every quote is accepted under every set, else 4.
+    """
+    from strongroom.attestation.anchors import INTEL, TrustAnchor
+    from strongroom.attestation.criteria import AppraisalPolicy
+    from strongroom.attestation.rehearsal import CollateralShelf, rehearse
+    from strongroom.parties.inspection import read_quote
+
+    now = datetime.now(UTC) if at is None else _time(at)
+    anchor = INTEL if root is None else TrustAnchor(root_der=root.read_bytes(), simulated=True)
+    files = sorted(path for path in quotes.iterdir() if path.is_file())
+    if not files:
+        raise UsageError(f"{quotes} holds no quotes", hint="put one quote or piece of evidence into each file")
+    sets = {"today": collateral, **({"early": early} if early else {})}
+    rows = rehearse(
+        AppraisalPolicy.parse(_text(policy)),
+        {path.name: read_quote(path) for path in files},
+        sets={name: CollateralShelf(folder, now=now) for name, folder in sets.items()},
+        anchor=anchor,
+        now=now,
+    )
+    accepted = {name: sum(row.accepted for row in rows if row.set_name == name) for name in sets}
+    lost = [row.name for row in rows if row.set_name == "early" and not row.accepted]
+    lost = [name for name in lost if any(row.accepted for row in rows if (row.name, row.set_name) == (name, "today"))]
+    if anchor.simulated:
+        screen.warn_simulated()
+    lines = []
+    for row in rows:
+        lines.append(
+            f"{row.name}  {row.set_name:5}  {'accepted' if row.accepted else 'refused'}  {row.status}".rstrip()
+        )
+        lines += [f"  {reason['step']}: {reason['reason']}" for reason in row.reasons]
+    lines += [f"{name}: {count} of {len(files)} accepted" for name, count in accepted.items()]
+    lines += [f"will be lost under the early set: {', '.join(lost)}"] if lost else []
+    screen.result(
+        {"quotes": len(files), "accepted": accepted, "lost_early": lost, "rows": [row.to_json() for row in rows]},
+        text=lines,
+    )
+    return 0 if all(row.accepted for row in rows) else NOT_TRUSTED
+
+
+@verb(
+    name="explain",
+    examples=(
+        "strongroom attest explain quote.bin",
+        "strongroom attest explain quote.bin --collateral collateral.json --policy accept.toml",
+    ),
+)
+@click.argument("quote", type=_FILE)
+@click.option("--collateral", type=_FILE, metavar="FILE", help="Verify it too, with this collateral of its platform.")
+@click.option("--root", type=_FILE, metavar="DER", help="Verify under this root instead of the vendors'; simulated.")
+@click.option("--at", type=float, metavar="UNIX", help="Verify as of this time instead of now.")
+@click.option("--policy", type=_FILE, metavar="FILE", help="Also say what this appraisal policy answers.")
+def explain(
+    screen: Screen, *, quote: Path, collateral: Path | None, root: Path | None, at: float, policy: Path | None
+) -> None:
+    """Say in words what a QUOTE says, field by field, and, with collateral, why it is or is not verified."""
+    from strongroom.attestation.anchors import INTEL, TrustAnchor
+    from strongroom.attestation.collateral_sources import read_collateral
+    from strongroom.attestation.criteria import AppraisalPolicy
+    from strongroom.attestation.explain import describe_quote, explain_quote, explain_verdict
+    from strongroom.attestation.facts import verify_quote
+    from strongroom.parties.inspection import read_quote
+
+    data = read_quote(quote)
+    said = explain_quote(data)
+    lines = describe_quote(data).splitlines()
+    if collateral is not None:
+        anchor = INTEL if root is None else TrustAnchor(root_der=root.read_bytes(), simulated=True)
+        facts = verify_quote(
+            data,
+            collateral=read_collateral(collateral),
+            now=datetime.now(UTC) if at is None else _time(at),
+            anchor=anchor,
+            policy=None if policy is None else AppraisalPolicy.parse(_text(policy)),
+        )
+        said["verdict"] = facts
+        lines += ["", *explain_verdict(facts).splitlines()]
+    elif policy is not None:
+        raise UsageError("a policy is about verified quotes", hint="name the collateral as well: --collateral FILE")
+    screen.result(said, text=lines)
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text()
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{file} is not text", hint="a policy is TOML") from error
+
+
+def _time(at: float) -> datetime:
+    try:
+        return datetime.fromtimestamp(at, UTC)
+    except (ValueError, OverflowError, OSError) as error:
+        raise UsageError(f"{at} is no time", hint="give seconds since 1970, as `date +%s` prints them") from error
+
+
+__all__ = ["explain", "test_policy"]

@@ -1,0 +1,93 @@
+"""A policy is rehearsed on quotes in a folder, collateral is carried and watched, quotes are told in words."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from strongroom.attestation.simulated.faults import Faults
+from strongroom.attestation.simulated.pki import Vendor
+from strongroom.attestation.simulated.quoting import SgxFacts, TdxFacts, quote_sgx, quote_tdx
+from strongroom.cli.journey import run
+from strongroom.testing import collateral_desk
+
+VENDOR = Vendor(b"p" * 32)
+QUOTES = {
+    "sgx.bin": quote_sgx(VENDOR, SgxFacts(mr_enclave=b"E" * 32, mr_signer=b"S" * 32), report_data=b"r" * 64),
+    "tdx.bin": quote_tdx(VENDOR, TdxFacts(mr_td=b"D" * 48, rtmrs=(bytes(48),) * 4), report_data=b"r" * 64),
+}
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Path:
+    (tmp_path / "quotes").mkdir()
+    for name, quote in QUOTES.items():
+        (tmp_path / "quotes" / name).write_bytes(quote)
+    (tmp_path / "root.der").write_bytes(VENDOR.root_der)
+    (tmp_path / "accept.toml").write_text("")
+    return tmp_path
+
+
+def say(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, dict]:
+    code = run([*map(str, words), "--json"])
+    return code, json.loads(capsys.readouterr().out)
+
+
+def test_what_the_early_set_will_take_away_is_known_today(scene: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    now = datetime.now(UTC)
+    sets = {tee: VENDOR.collateral(tee, now=now) for tee in ("sgx", "tdx")}
+    with collateral_desk(sets) as desk:
+        faults = Faults(tcb_status="OutOfDate", advisories=("INTEL-SA-01000",), evaluation_number=21)
+        desk.early["tdx"] = json.loads(VENDOR.collateral("tdx", now=now, faults=faults))
+        files = [scene / "quotes" / name for name in QUOTES]
+        for folder, more in (("today", []), ("early", ["--early"])):
+            code, said = say(
+                capsys, "attest", "collateral", "fetch", scene / folder, *files, "--service", desk.url, *more
+            )
+            assert (code, len(said["fetched"])) == (0, 2)
+        assert len(desk.asked) == 2 * 2 * 4
+    rehearse = ("attest", "test-policy", scene / "accept.toml", scene / "quotes", "--root", scene / "root.der")
+    code, said = say(capsys, *rehearse, "--collateral", scene / "today")
+    assert (code, said["accepted"], said["lost_early"]) == (0, {"today": 2}, [])
+    code, said = say(capsys, *rehearse, "--collateral", scene / "today", "--early", scene / "early")
+    assert (code, said["accepted"], said["lost_early"]) == (4, {"today": 2, "early": 1}, ["tdx.bin"])
+    lost = next(row for row in said["rows"] if not row["accepted"])
+    assert lost["reasons"][0]["step"] == "tcb"
+    assert "INTEL-SA-01000" in lost["reasons"][0]["reason"]
+    (scene / "accept.toml").write_text('statuses = ["OutOfDate", "UpToDate"]\nadvisories = ["INTEL-SA-01000"]\n')
+    code, said = say(capsys, *rehearse, "--collateral", scene / "early")
+    assert "grace is 0 days" in next(row for row in said["rows"] if not row["accepted"])["reasons"][0]["reason"]
+
+
+def test_a_quote_without_collateral_is_refused_and_not_left_out(
+    scene: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (scene / "none").mkdir()
+    (scene / "none" / "other.json").write_text("{}")
+    rehearse = ("attest", "test-policy", scene / "accept.toml", scene / "quotes", "--collateral", scene / "none")
+    code, said = say(capsys, *rehearse)
+    assert (code, said["accepted"], len(said["rows"])) == (4, {"today": 0}, 2)
+    assert {row["reasons"][0]["step"] for row in said["rows"]} == {"collateral"}
+
+
+def test_collateral_is_carried_and_watched(scene: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    now = datetime.now(UTC)
+    with collateral_desk({tee: VENDOR.collateral(tee, now=now) for tee in ("sgx", "tdx")}) as desk:
+        words = ("attest", "collateral", "fetch", scene / "a", scene / "quotes" / "sgx.bin", "--service", desk.url)
+        assert say(capsys, *words)[0] == 0
+    assert say(capsys, "attest", "collateral", "export", scene / "a", scene / "bundle")[1]["sets"] == 1
+    code, said = say(capsys, "attest", "collateral", "import", scene / "bundle", scene / "b")
+    assert (code, list(said["sets"].values())) == (0, ["new"])
+    code, said = say(capsys, "attest", "collateral", "check", scene / "b", "--metrics", scene / "m.prom")
+    assert (code, {row["state"] for row in said["documents"]}) == (0, {"ok"})
+    assert (scene / "m.prom").read_text().count("strongroom_collateral_expiry_seconds{") == 4
+
+
+def test_a_quote_is_told_in_words(scene: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (scene / "c.json").write_text(VENDOR.collateral("tdx", now=datetime.now(UTC)))
+    words = ("attest", "explain", scene / "quotes" / "tdx.bin", "--collateral", scene / "c.json")
+    code, said = say(capsys, *words, "--root", scene / "root.der")
+    assert (code, said["verdict"]["verdict"], said["tee"], said["verified"]) == (0, "verified", "tdx", False)
+    assert run([*map(str, words)]) == 0
+    assert "rejected at step" in capsys.readouterr().out
