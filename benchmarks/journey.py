@@ -1,4 +1,6 @@
-"""The whole journey: seconds of each step that Strongroom adds, beside the same program on plain Parquet and stock Spark."""
+"""The whole journey: seconds of each step that Strongroom adds, beside the same program on plain Parquet and stock
+Spark.
+"""
 
 from __future__ import annotations
 

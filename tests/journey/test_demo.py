@@ -23,7 +23,13 @@ CASES = {
 def play(tmp_path: Path, *arguments: str, seconds: int) -> dict[str, object]:
     command = [sys.executable, "-m", "strongroom", "demo", "--json", "--directory", str(tmp_path / "world"), *arguments]
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=seconds, cwd=tmp_path, env={**os.environ, "NO_COLOR": "1"}
+        command,
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        cwd=tmp_path,
+        env={**os.environ, "NO_COLOR": "1"},
+        check=False,
     )
     assert done.returncode == 0, done.stderr[-4000:]
     return json.loads(done.stdout)
@@ -62,7 +68,13 @@ def test_the_demo_on_spark_trains_a_model_on_three_owners_data(tmp_path):
 def test_nothing_the_demo_leaves_on_disk_holds_plaintext(tmp_path):
     play(tmp_path, "--engine", "embedded", "--no-refusals", seconds=120)
     # Strings that stand in the owners' tables and nowhere else.
-    known = (b"N14228", b"EMBRAER-BOMBARDIER", b"FIXED WING MULTI ENGINE", b"Fixed wing multi engine", b"2013-01-01T10:00:00Z")
+    known = (
+        b"N14228",
+        b"EMBRAER-BOMBARDIER",
+        b"FIXED WING MULTI ENGINE",
+        b"Fixed wing multi engine",
+        b"2013-01-01T10:00:00Z",
+    )
     leaks = [
         str(path)
         for path in (tmp_path / "world").rglob("*")

@@ -17,7 +17,17 @@ if TYPE_CHECKING:
     from strongroom.parties.owner import Owner
     from strongroom.parties.trust import Trust
 
-__all__ = ["Analyst", "Auditor", "Home", "IntelVendor", "Operator", "Owner", "SimulatedVendor", "Trust", "TrustedBroker"]
+__all__ = [
+    "Analyst",
+    "Auditor",
+    "Home",
+    "IntelVendor",
+    "Operator",
+    "Owner",
+    "SimulatedVendor",
+    "Trust",
+    "TrustedBroker",
+]
 
 _WHERE = {
     "Analyst": "analyst",
