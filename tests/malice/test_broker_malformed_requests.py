@@ -9,6 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scene import Scene
 
+from strongroom.attestation.roles import Role
+from strongroom.errors import UsageError
+
 PATHS = (
     *("evidence", "nonce", "checkpoint", "entries", "inclusion", "consistency"),
     *("members", "datasets", "policies", "revocations", "approvals", "pending", "jobs", "results"),
@@ -65,6 +68,15 @@ def test_unknown_doors_and_methods_lead_nowhere(scene):
     assert post(scene, "/v1/keys", b"{}").status_code == 404
     http = scene.client_._line._http
     assert http.get("/v1/checkpoint", extensions={"sni_hostname": "broker.strongroom"}).status_code == 404
+
+
+def test_half_a_character_in_a_reason_is_refused(scene):
+    job = scene.job()
+    client = scene.client_
+    driver = scene.driver(client, job, client.submit_job(job.statement))
+    egress = scene.member(client, job, driver, Role.EGRESS)
+    with pytest.raises(UsageError, match="list of at most"):
+        egress.refuse_output("delays", reasons=["\ud800"])
 
 
 def test_deeply_nested_json_is_refused(scene):

@@ -1,6 +1,7 @@
 """The host edits the broker's database: changes, swaps, drops or brings back single rows."""
 
 import sqlite3
+from contextlib import closing
 
 import pytest
 from scene import Scene
@@ -19,12 +20,12 @@ def scene(tmp_path):
 
 
 def rows(scene, query):
-    with sqlite3.connect(scene.store / "store.sqlite") as connection:
+    with closing(sqlite3.connect(scene.store / "store.sqlite")) as connection:
         return connection.execute(query).fetchall()
 
 
 def edit(scene, *commands):
-    with sqlite3.connect(scene.store / "store.sqlite") as connection:
+    with closing(sqlite3.connect(scene.store / "store.sqlite")) as connection, connection:
         for command in commands:
             cursor = connection.execute(*command) if isinstance(command, tuple) else connection.execute(command)
             assert cursor.rowcount, command
@@ -58,7 +59,7 @@ def test_old_policy_brought_back_with_its_own_sequence_keeps_the_broker_from_sta
             "update records set sealed = ?, sequence = ? where kind = 'policy' and key = 'flights'",
             (scene.old_policy["flights"], sequence),
         )
-        with sqlite3.connect(scene.store / "store.sqlite") as connection:
+        with closing(sqlite3.connect(scene.store / "store.sqlite")) as connection, connection:
             connection.execute(*candidate)
     assert scene.start()["kind"] == "SealError"
 

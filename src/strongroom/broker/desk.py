@@ -16,7 +16,7 @@ from strongroom.broker.book import Book, Written
 from strongroom.broker.keys import BrokerKeys
 from strongroom.broker.orders import Order, VerifiedOrder, verify_order
 from strongroom.broker.records import Job
-from strongroom.broker.release import InputCase, shorten
+from strongroom.broker.release import InputCase, fit, shorten
 from strongroom.broker.sessions import Nonces, Sessions
 from strongroom.broker.state import State
 from strongroom.catalog.identity import Identity
@@ -65,7 +65,7 @@ class Desk:
         administrative: bool = False,
     ) -> Written:
         """Take over ``changes``, and return once they and the entry are durable."""
-        entry = Entry(kind=kind, time=self.clock(), facts=facts, reasons=shorten(reasons))
+        entry = fit(Entry(kind=kind, time=self.clock(), facts=facts, reasons=shorten(reasons)))
         self.state.apply(*changes)
         return await self.book.write(entry, changes=changes, administrative=administrative)
 

@@ -8,18 +8,20 @@ a refusal carries every reason of every owner (spec/4-release.md §8).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from strongroom.attestation.appraisal import AttestationResult
 from strongroom.broker.records import Dataset, Job, Output
+from strongroom.digests import bytes_digest
+from strongroom.ledger.entry import Entry, EntryError
 from strongroom.policy.document import DataUsePolicy
 from strongroom.policy.evaluate import Grant, Refusal, evaluate
 from strongroom.policy.facts import Facts
 from strongroom.policy.fusion import FusedPolicy
-from strongroom.statements import PartyId
+from strongroom.statements import PartyId, canonical_json
 
-_MAX_REASONS = 48
+_MAX_REASONS_BYTES = 32 << 10
 _MAX_REASON = 1000
 
 
@@ -137,10 +139,30 @@ def unknown_recipients(recipients: Sequence[PartyId], members: Mapping[str, obje
 
 def shorten(reasons: Sequence[str]) -> tuple[str, ...]:
     """Return ``reasons`` so that they always fit a ledger entry: long ones cut, and what is left out counted."""
-    kept = [reason if len(reason) <= _MAX_REASON else reason[: _MAX_REASON - 1] + "…" for reason in reasons]
-    if len(kept) > _MAX_REASONS:
-        kept = [*kept[: _MAX_REASONS - 1], f"and {len(kept) - _MAX_REASONS + 1} more reasons"]
+    kept: list[str] = []
+    size = 0
+    for reason in reasons:
+        short = reason if len(reason) <= _MAX_REASON else reason[: _MAX_REASON - 1] + "…"
+        size += len(canonical_json(short))
+        if size > _MAX_REASONS_BYTES:
+            return (*kept, f"and {len(reasons) - len(kept)} more reasons")
+        kept.append(short)
     return tuple(kept)
+
+
+def fit(entry: Entry) -> Entry:
+    """Return ``entry``, or where its facts are too many for the ledger, one that names them by their digest.
+
+    A decision must never fail because there is too much to say about it.
+    """
+    try:
+        entry.encode()
+    except EntryError:
+        facts = canonical_json(dict(entry.facts))
+        kept = {name: value for name, value in entry.facts.items() if isinstance(value, str | bool | int)}
+        named = {**kept, "facts_digest": bytes_digest(facts), "facts_bytes": len(facts)}
+        return replace(entry, facts=named)
+    return entry
 
 
 def _facts(job: Job, case: InputCase, tee: TeeFacts) -> Facts:

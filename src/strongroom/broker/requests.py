@@ -46,9 +46,9 @@ class Message:
     def text(self, name: str, *, limit: int = 4096) -> str:
         """Return a text field of at most ``limit`` characters."""
         value = self.fields[name]
-        if not isinstance(value, str) or len(value) > limit:
+        if not _is_text(value) or len(value) > limit:
             raise MalformedRequestError(f"{name} is a text of at most {limit} characters")
-        return value
+        return str(value)
 
     def raw(self, name: str, *, size: int | None = None, limit: int = 1 << 20) -> bytes:
         """Return a base64 field, of exactly ``size`` bytes if given."""
@@ -64,7 +64,7 @@ class Message:
     def texts(self, name: str, *, limit: int = MAX_TEXTS) -> tuple[str, ...]:
         """Return a list of at most ``limit`` texts."""
         value = self.fields[name]
-        if not isinstance(value, list) or len(value) > limit or not all(isinstance(one, str) for one in value):
+        if not isinstance(value, list) or len(value) > limit or not all(map(_is_text, value)):
             raise MalformedRequestError(f"{name} is a list of at most {limit} texts")
         return tuple(value)
 
@@ -81,6 +81,17 @@ class Message:
         if not isinstance(value, str):
             raise MalformedRequestError(f"{name} is a statement as text")
         return Statement.decode(value)
+
+
+def _is_text(value: object) -> bool:
+    """Return whether ``value`` is a text that can be written down: half a surrogate pair cannot."""
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def decode64(text: str, *, name: str, size: int | None = None) -> bytes:

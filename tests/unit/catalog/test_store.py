@@ -1,0 +1,159 @@
+"""The sealed store gives back exactly what was committed, or says that somebody touched it."""
+
+import copy
+import pickle
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from strongroom.catalog.sealing import Sealer, SealError
+from strongroom.catalog.store import Change, LedgerEnd, RolledBackStoreError, Store
+from strongroom.errors import UsageError
+
+KEY = bytes(range(32))
+END = LedgerEnd(size=0, root=bytes(32), write=lambda connection: None)
+
+
+class Counter:
+    def __init__(self, value=0):
+        self.value = value
+
+    def read(self):
+        return self.value
+
+    def advance_to(self, value):
+        assert value > self.value
+        self.value = value
+
+
+def opened(directory, key=KEY):
+    store = Store.open(directory, sealing_key=key, tables=[])
+    return store, {(change.kind, change.key): change.value for change in store.load()}
+
+
+def change(kind, key, value=b"value"):
+    return Change(kind=kind, key=key, value=value)
+
+
+def test_committed_records_are_there_after_a_restart(tmp_path):
+    store, found = opened(tmp_path)
+    assert found == {}
+    store.commit([change("a", "x", b"1"), change("a", "y", b"2"), change("b", "x", b"3")], epoch=1, ledger=END)
+    store.commit([change("a", "x", b"4"), change("a", "x", b"5")], epoch=1, ledger=END)
+    store.close()
+    store, found = opened(tmp_path)
+    assert found == {("a", "x"): b"5", ("a", "y"): b"2", ("b", "x"): b"3"}
+    assert (store.head.epoch, store.head.commits) == (1, 2)
+    store.close()
+
+
+def test_values_are_not_readable_in_the_file(tmp_path):
+    store, _ = opened(tmp_path)
+    store.commit([change("dataset", "x", b"a very secret data key")], epoch=1, ledger=END)
+    store.close()
+    assert not any(b"very secret" in path.read_bytes() for path in tmp_path.iterdir())
+
+
+def test_commit_that_fails_changes_nothing(tmp_path):
+    store, _ = opened(tmp_path)
+    store.commit([change("a", "x")], epoch=1, ledger=END)
+
+    def fail(connection):
+        raise RuntimeError("disk full")
+
+    with pytest.raises(RuntimeError):
+        store.commit([change("a", "y")], epoch=2, ledger=LedgerEnd(size=1, root=bytes(32), write=fail))
+    assert store.head.epoch == 1
+    store.commit([change("a", "z")], epoch=1, ledger=END)
+    store.close()
+    store, found = opened(tmp_path)
+    assert set(found) == {("a", "x"), ("a", "z")}
+    store.close()
+
+
+def test_store_of_another_key_does_not_open(tmp_path):
+    store, _ = opened(tmp_path)
+    store.commit([change("a", "x")], epoch=1, ledger=END)
+    store.close()
+    other = Store.open(tmp_path, sealing_key=bytes(32), tables=[])
+    with pytest.raises(SealError, match="does not open"):
+        list(other.load())
+    other.close()
+
+
+def test_store_is_used_by_one_process_at_a_time(tmp_path):
+    store, _ = opened(tmp_path)
+    with pytest.raises(UsageError, match="another broker uses"):
+        opened(tmp_path)
+    store.close()
+    opened(tmp_path)[0].close()
+
+
+def test_directory_that_cannot_be_written_is_a_clear_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="cannot use"):
+        opened(tmp_path / "file")
+
+
+@pytest.mark.parametrize(("epoch", "counter", "accepted"), [(3, 3, True), (4, 3, True), (2, 3, False), (5, 3, False)])
+def test_epoch_must_be_the_counters_or_one_ahead(tmp_path, epoch, counter, accepted):
+    store, _ = opened(tmp_path)
+    store.commit([], epoch=epoch, ledger=END)
+    platform = Counter(counter)
+    if accepted:
+        store.check_epoch(platform)
+        assert platform.value == epoch
+    else:
+        with pytest.raises(RolledBackStoreError):
+            store.check_epoch(platform)
+        assert platform.value == counter
+    store.close()
+
+
+def test_empty_store_is_refused_once_the_counter_moved(tmp_path):
+    store, _ = opened(tmp_path)
+    store.check_epoch(Counter(0))
+    with pytest.raises(RolledBackStoreError):
+        store.check_epoch(Counter(2))
+    store.close()
+
+
+def test_sealed_value_opens_only_at_its_place():
+    sealer = Sealer(KEY)
+    sealed = sealer.seal(b"value", place=b"here")
+    assert sealer.open(sealed, place=b"here") == b"value"
+    for bad in (sealed[:-1], sealed + b"x", b"", sealed[:12]):
+        with pytest.raises(SealError):
+            sealer.open(bad, place=b"here")
+    with pytest.raises(SealError):
+        sealer.open(sealed, place=b"there")
+
+
+def test_sealer_does_not_print_pickle_or_copy():
+    sealer = Sealer(KEY)
+    assert repr(sealer) == "Sealer()"
+    for leak in (pickle.dumps, copy.copy, copy.deepcopy):
+        with pytest.raises(TypeError):
+            leak(sealer)
+    with pytest.raises(SealError):
+        Sealer(b"short")
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(
+        st.lists(st.tuples(st.sampled_from("ab"), st.text(max_size=4), st.binary(max_size=9)), max_size=4), max_size=5
+    )
+)
+def test_any_sequence_of_commits_is_read_back(tmp_path_factory, commits):
+    directory = tmp_path_factory.mktemp("store")
+    store, _ = opened(directory)
+    expected = {}
+    for records in commits:
+        store.commit([change(*record) for record in records], epoch=1, ledger=END)
+        expected.update({(kind, key): value for kind, key, value in records})
+    store.close()
+    store, found = opened(directory)
+    assert found == expected
+    store.close()
