@@ -132,24 +132,25 @@ def draw_queries(canvas: Canvas, runs: Mapping[int, Runs], *, title: str, side: 
     seconds, ratios = canvas.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     numbers = list(runs)
     for shift, name, colour in ((-0.2, "plain", PLAIN_COLOUR), (0.2, side, ENCRYPTED_COLOUR)):
-        seconds.bar([n + shift for n in numbers], [runs[n].cpu(name) for n in numbers], 0.4, label=name, color=colour)
+        bars = [runs[number].cpu(name) for number in numbers]
+        seconds.bar([place + shift for place in range(len(numbers))], bars, 0.4, label=name, color=colour)
     seconds.set_ylabel("CPU seconds")
     seconds.set_title(title)
     seconds.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0.2)
     seconds.grid(visible=False, axis="x")
-    for n in numbers:
-        costs = zip(runs[n].costs[side], runs[n].costs["plain"], strict=True)
+    for place, number in enumerate(numbers):
+        costs = zip(runs[number].costs[side], runs[number].costs["plain"], strict=True)
         each = sorted(ours.cpu / plain.cpu for ours, plain in costs)
         quarter = len(each) // 4
         middle_half = [each[quarter], each[-1 - quarter]]
-        ratios.plot([n, n], middle_half, color=ENCRYPTED_COLOUR, alpha=0.3, linewidth=3, solid_capstyle="round")
-        ratios.plot([n], [statistics.median(each)], "o", color=ENCRYPTED_COLOUR, markersize=5)
+        ratios.plot([place, place], middle_half, color=ENCRYPTED_COLOUR, alpha=0.3, linewidth=3, solid_capstyle="round")
+        ratios.plot([place], [statistics.median(each)], "o", color=ENCRYPTED_COLOUR, markersize=5)
     ratios.axhline(1, color="#555555", linewidth=0.8)
     ratios.axhline(GOAL, color=GOAL_COLOUR, linewidth=1, linestyle="--")
     label = {"xytext": (4, 0), "textcoords": "offset points", "va": "center", "color": GOAL_COLOUR, "fontsize": 8}
-    ratios.annotate(f"goal for\nthe total\n{GOAL:.2f}", (22.7, GOAL), annotation_clip=False, **label)
+    ratios.annotate(f"goal for\nthe total\n{GOAL:.2f}", (len(numbers) - 0.3, GOAL), annotation_clip=False, **label)
     ratios.set_ylabel(f"{side} / plain")
     ratios.set_xlabel("query (dot: median of rounds, bar: their middle half)")
-    ratios.set_xticks(numbers)
-    ratios.set_xlim(0.3, 22.7)
+    ratios.set_xticks(range(len(numbers)), [str(number) for number in numbers])
+    ratios.set_xlim(-0.7, len(numbers) - 0.3)
     ratios.grid(visible=False, axis="x")
