@@ -100,7 +100,7 @@ def run(options: Options) -> Report:
     notes = [
         f"{CONNECTIONS} connections kept alive, clients on the same machine; rates are per second of the server's CPU",
         "broker: TLS 1.3, two owners' policies, ML-KEM-768 + X25519, SQLite WAL with synchronous=FULL, group commit",
-        "OpenBao: development server (data in memory), TLS, file audit device; its audit log is not flushed per request",
+        "OpenBao: development server (data in memory), TLS, file audit; its audit log is not synced per request",
     ]
     return Report(name="release", title="Key release", figures=figures, notes=notes, draw=lambda c: draw(c, found))
 
