@@ -134,7 +134,7 @@ def _key_material(footer: bytes) -> Iterator[tuple[str, str]]:
     decoder = json.JSONDecoder()
     position = footer.find(_MATERIAL)
     while position >= 0:
-        start = footer.rfind(b'{"', 0, position)
+        start = footer.rfind(b'{"', 0, position + 1)  # the id may be the first field
         try:
             found, _ = decoder.raw_decode(footer[start : start + _MAX_MATERIAL].decode("utf-8", "replace"))
             yield str(found["masterKeyID"]), str(found["wrappedDEK"])
