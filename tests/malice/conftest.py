@@ -22,6 +22,7 @@ from strongroom.statements import SigningKey
 
 for room in ("broker", "ledger"):  # Their attackers act in the scenes of the unit tests.
     sys.path.insert(0, str(Path(__file__).parent.parent / "unit" / room))
+sys.path.insert(0, str(Path(__file__).parent.parent / "journey"))  # The small world that journeys are attacked in.
 
 ROWS = 2000
 

@@ -154,14 +154,21 @@ class Analyst:
         )
         channel.send(handover.encode())
 
-    def follow(self, submitted: SubmittedJob, channel: AttestedChannel, *, on_event: OnEvent) -> JobReport:
+    def follow(
+        self,
+        submitted: SubmittedJob,
+        channel: AttestedChannel,
+        *,
+        on_event: OnEvent,
+        silence: float = SILENCE_SECONDS,
+    ) -> JobReport:
         """Follow the job to its end; return the report, or raise what stopped it with every reason.
 
-        Raises TransportError if the driver falls silent, PlacementError with what the host saw if it died, or if its
-        members keep dying.
+        Raises TransportError if the driver falls silent for ``silence`` seconds, PlacementError with what the host saw
+        if it died, or if its members keep dying.
         """
         while True:
-            said = self._hear(submitted, channel)
+            said = self._hear(submitted, channel, silence=silence)
             name = str(said.pop("type", ""))
             on_event(name, said)
             if name == "done":
@@ -175,7 +182,7 @@ class Analyst:
             if name == "failed":
                 raise decode_failure(said)
 
-    def _hear(self, submitted: SubmittedJob, channel: AttestedChannel) -> dict[str, Any]:
+    def _hear(self, submitted: SubmittedJob, channel: AttestedChannel, *, silence: float) -> dict[str, Any]:
         """Return the driver's next event."""
         heard, gave_up = time.monotonic(), math.inf
         launcher = submitted.launcher
@@ -184,9 +191,9 @@ class Analyst:
                 said = dict(channel.receive(deadline=_LOOK_SECONDS))
             except DeadlineError:
                 now = time.monotonic()
-                if now - heard > SILENCE_SECONDS:
+                if now - heard > silence:
                     raise TransportError(
-                        f"the driver said nothing for {SILENCE_SECONDS:.0f} s",
+                        f"the driver said nothing for {silence:.0f} s",
                         hint="its host may have stopped it; submit the job again",
                     ) from None
                 if launcher is not None and launcher.trouble:
