@@ -33,7 +33,7 @@ class MonotonicCounter(Protocol):
         ...
 
     def advance_to(self, value: int) -> None:
-        """Set the value, durably; raise StrongroomError if it would go back."""
+        """Set the value, durably; raise StrongroomError unless it grows, so that of two copies only one succeeds."""
         ...
 
 

@@ -264,12 +264,12 @@ def test_a_workload_with_a_fault_is_refused(tmp_path):
     assert refused.value.step == "attributes"
 
 
-def test_a_counter_never_goes_back(tmp_path):
+@pytest.mark.parametrize("value", [6, 7])
+def test_a_counter_grows_or_refuses(tmp_path, value):
     counter = simulated_tee("broker", platform=SimulatedPlatform(tmp_path)).counter("store")
     counter.advance_to(7)
-    counter.advance_to(7)
     with pytest.raises(StrongroomError, match="holds 7"):
-        counter.advance_to(6)
+        counter.advance_to(value)
     assert counter.read() == 7
 
 

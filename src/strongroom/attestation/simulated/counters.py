@@ -21,7 +21,7 @@ _NAME_BYTES = 200
 
 
 class CounterError(StrongroomError):
-    """A monotonic counter was asked to go back, or its file is damaged."""
+    """A monotonic counter was not asked to grow, or its file is damaged."""
 
 
 class Counters:
@@ -36,16 +36,19 @@ class Counters:
             return self._load(self._path(measurement, name))
 
     def advance_to(self, measurement: str, name: str, value: int) -> None:
-        """Set the counter to ``value``, durably; raise CounterError if that is less than it holds."""
+        """Set the counter to ``value``, durably; raise CounterError unless that is more than it holds.
+
+        Strictly more, so that of two clones that race to the same number only one succeeds.
+        """
         if not 0 <= value <= MAX_COUNT:
             raise CounterError(f"a counter holds 0 to {MAX_COUNT}, got {value}")
         path = self._path(measurement, name)
         with self._locked():
             held = self._load(path)
-            if value < held:
+            if value <= held:
                 raise CounterError(
-                    f"counter {name!r} holds {held} and cannot go back to {value}",
-                    hint="the state that this number belongs to is older than what was already written",
+                    f"counter {name!r} holds {held} and cannot be set to {value}",
+                    hint="the state that this number belongs to is older than, or a copy of, what was already written",
                 )
             _write_durably(path, f"{value}\n".encode())
 

@@ -93,7 +93,7 @@ class SimulatedCounter:
         return int(_checked(self._ask({"call": "counter_read", "name": self.name}))["value"])
 
     def advance_to(self, value: int) -> None:
-        """Set the value, durably; raise if it would go back."""
+        """Set the value, durably; raise unless it grows."""
         _checked(self._ask({"call": "counter_advance", "name": self.name, "value": value}))
 
 
