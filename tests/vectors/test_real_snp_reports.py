@@ -10,6 +10,7 @@ import pytest
 from strongroom.attestation.amd_endorsements import ROOTS, compiled_in
 from strongroom.attestation.collateral_sources import read_collateral
 from strongroom.attestation.criteria import AppraisalPolicy
+from strongroom.attestation.evidence.scale import unwrap_scale
 from strongroom.attestation.facts import verify_quote
 
 VECTORS = Path(os.environ.get("STRONGROOM_VECTORS", Path(__file__).resolve().parents[3] / "shared" / "vectors"))
@@ -81,3 +82,44 @@ def test_the_compiled_in_roots_are_self_signed_and_vouch_for_both_authorities() 
         for certificate in (ark, ask, asvk):
             certificate.verify_directly_issued_by(ark)
         assert (generation in ask.subject.rfc4514_string(), "VLEK" in asvk.subject.rfc4514_string()) == (True, True)
+
+
+def test_a_real_azure_guest_verifies_with_both_bindings_and_not_with_a_flipped_bit() -> None:
+    evidence = (VECTORS / "coco-trustee" / "az-snp-vtpm" / "evidence-v2.json").read_bytes()
+    facts = verify_quote(evidence, collateral="", now=WHILE_VALID)
+    assert (facts["verdict"], facts["simulated"]) == ("verified", False)
+    assert facts["claims"]["body"]["both_bindings"] is True
+    assert facts["claims"]["report_data"].startswith("982f5c6e45df0ed3f10b6f60b02f0c8390e281300f3805e2279c16168cd6ae9a")
+    assert facts["claims"]["body"]["pcr0"] == "84275b2f4312cd4fc6cbe6b152ad3c3683e513d9f1e23c34fca160c8cca7a6a7"
+    for here in (b'"signature": "', b'"signature":"', b'"message": "', b'"message":"', b'"hcl_report": "'):
+        place = evidence.find(here)
+        if place >= 0:
+            place += len(here) + 500 * (b"hcl" in here)
+            other = b"1" if evidence[place : place + 1] != b"1" else b"2"
+            flipped = evidence[:place] + other + evidence[place + 1 :]
+            assert verify_quote(flipped, collateral="", now=WHILE_VALID)["verdict"] == "rejected", here
+
+
+def test_a_real_azure_trust_domain_is_rejected_for_the_page_faults_its_host_may_inject() -> None:
+    evidence = (VECTORS / "coco-trustee" / "az-tdx-vtpm" / "evidence-v1.json").read_bytes()
+    collateral = (VECTORS / "composed-collateral" / "automata-0625-00806F05.json").read_text()
+    facts = verify_quote(evidence, collateral=collateral, now=datetime.fromtimestamp(1751621958, UTC))
+    assert (facts["verdict"], facts["step"]) == ("rejected", "attributes")
+    assert "SEPT_VE_DISABLE" in facts["reason"]
+
+
+def test_real_nitro_documents_verify_for_three_hours_and_a_debug_one_never_does() -> None:
+    genuine = unwrap_scale((DSTACK / "nitro_attestation.bin").read_bytes())
+    facts = verify_quote(genuine, collateral="", now=datetime.fromtimestamp(1766668537, UTC))
+    assert (facts["verdict"], facts["simulated"]) == ("verified", False)
+    assert facts["claims"]["body"]["pcr0"].startswith("5cb702954321826d7939")
+    later = verify_quote(genuine, collateral="", now=datetime.fromtimestamp(1766668537 + 4 * 3600, UTC))
+    assert (later["verdict"], later["step"]) == ("rejected", "certificates")
+    debug = unwrap_scale((DSTACK / "nitro_attestation_dbg.bin").read_bytes())
+    facts = verify_quote(debug, collateral="", now=datetime.fromtimestamp(1766650846, UTC))
+    assert (facts["verdict"], facts["step"]) == ("rejected", "attributes")
+    for offset in range(0, len(genuine), 97):
+        flipped = bytearray(genuine)
+        flipped[offset] ^= 1
+        now = datetime.fromtimestamp(1766668537, UTC)
+        assert verify_quote(bytes(flipped), collateral="", now=now)["verdict"] == "rejected", offset

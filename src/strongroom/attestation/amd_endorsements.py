@@ -115,14 +115,15 @@ def format_amd_endorsements(certificates: str, *, crl: bytes) -> str:
 
 
 def load_certificate(der: bytes, *, where: str) -> x509.Certificate:
-    """Return one certificate in DER, AMD's serial number 0 included; raise CertificateError."""
+    """Return one certificate in DER or PEM, AMD's serial number 0 included; raise CertificateError."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", CryptographyDeprecationWarning)
-            certificate = x509.load_der_x509_certificate(der)
+            is_pem = der.lstrip().startswith(b"-----BEGIN")
+            certificate = x509.load_pem_x509_certificate(der) if is_pem else x509.load_der_x509_certificate(der)
             _ = (certificate.subject, certificate.issuer, certificate.extensions, certificate.public_key())
     except (ValueError, TypeError, x509.DuplicateExtension, x509.InvalidVersion, UnsupportedAlgorithm) as error:
-        raise CertificateError(f"{where}: not a certificate in DER") from error
+        raise CertificateError(f"{where}: not a certificate") from error
     except x509.UnsupportedGeneralNameType as error:
         raise CertificateError(f"{where}: a certificate has a name of an unknown kind") from error
     return certificate

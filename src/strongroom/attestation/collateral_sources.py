@@ -22,6 +22,7 @@ from strongroom.attestation.evidence.pck import parse_pck_chain
 from strongroom.attestation.evidence.quote import Quote, parse_quote
 from strongroom.attestation.evidence.snp import looks_like_snp, parse_snp_report
 from strongroom.attestation.failures import CollateralError
+from strongroom.attestation.genuineness import hardware_part
 from strongroom.attestation.pcs import CollateralFetchError, CollateralService
 
 _TEES: Final[dict[str, TeeName]] = {"SGX": "sgx", "TDX": "tdx"}
@@ -48,6 +49,7 @@ class CollateralFolder:
 
     def collateral(self, quote: bytes) -> str:
         """Return the set for the platform of ``quote``; raise CollateralError if the folder has none."""
+        quote = hardware_part(quote)
         if looks_like_snp(quote):
             return read_collateral(self.place_of_report(quote))
         return read_collateral(self.place_of(parse_quote(quote)))
@@ -114,6 +116,7 @@ class Pccs:
 
     def collateral(self, quote: bytes) -> str:
         """Return the set for the platform of ``quote``; raise CollateralFetchError if there is none to be had."""
+        quote = hardware_part(quote)
         if looks_like_snp(quote):
             return self._folder.collateral(quote)
         parsed = parse_quote(quote)

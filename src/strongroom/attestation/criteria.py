@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final, Self
 
+from strongroom.attestation.azure import AzureClaims, describe_azure
 from strongroom.attestation.claims import Claims, describe_body
 from strongroom.attestation.evidence.quote import SgxQuote, TdxQuote
 from strongroom.attestation.evidence.snp import SnpTcb
@@ -22,6 +23,7 @@ from strongroom.attestation.failures import (
     TcbError,
 )
 from strongroom.attestation.genuineness import AnyClaims
+from strongroom.attestation.nitro import NitroClaims, describe_nitro
 from strongroom.attestation.snp import UNRATED, SnpClaims, describe_snp
 from strongroom.attestation.snp_criteria import object_to_guest, rate_firmware, read_minimum
 from strongroom.attestation.tcb import TCB_STATUSES
@@ -127,18 +129,27 @@ class AppraisalPolicy:
 
     def rate(self, claims: AnyClaims) -> str:
         """Return the TCB status of a verified platform: Intel's word, or for AMD's firmware this policy's."""
+        if isinstance(claims, AzureClaims):
+            return self.rate(claims.hardware)
         return rate_firmware(claims, self.snp_minimum) if isinstance(claims, SnpClaims) else claims.tcb_status
 
     def evaluate(self, claims: AnyClaims, *, now: datetime) -> tuple[EvidenceError, ...]:
         """Return every objection to ``claims``, in the order of the appraisal; none means accepted."""
+        return (*self._hardware(claims, now), *self._identity(claims))
+
+    def _hardware(self, claims: AnyClaims, now: datetime) -> tuple[EvidenceError, ...]:
+        """Return the objections to everything but who this is."""
+        if isinstance(claims, AzureClaims):
+            return self._hardware(claims.hardware, now)
         if isinstance(claims, SnpClaims):
-            return (*object_to_guest(self, claims), *self._identity(claims))
+            return tuple(object_to_guest(self, claims))
+        if isinstance(claims, NitroClaims):
+            return () if UNRATED in self.statuses else (_unrated(self.statuses),)
         return (
             *self._collateral(claims, now),
             *self._tcb(claims, now),
             *self._platform(claims),
             *(self._sgx(claims.quote) if isinstance(claims.quote, SgxQuote) else self._tdx(claims.quote)),
-            *self._identity(claims),
         )
 
     def _collateral(self, claims: Claims, now: datetime) -> list[EvidenceError]:
@@ -247,9 +258,7 @@ class AppraisalPolicy:
 
     def _identity(self, claims: AnyClaims) -> list[EvidenceError]:
         objections: list[EvidenceError] = []
-        body: Mapping[str, Any] = {}
-        if self.body:
-            body = describe_snp(claims.quote) if isinstance(claims, SnpClaims) else describe_body(claims.quote)
+        body = _describe(claims) if self.body else {}
         objections += [
             MeasurementError(
                 f"{name} is {body.get(name, 'absent')}, expected {' or '.join(sorted(values)) or 'nothing'}"
@@ -313,6 +322,24 @@ def _require(what: str, bits: int, required: int, allowed: int, hint: str) -> li
     if bits & ~allowed:
         objections.append(AttributesError(f"{what} are {bits:#x}, expected none of {bits & ~allowed:#x}", hint=hint))
     return objections
+
+
+def _describe(claims: AnyClaims) -> dict[str, Any]:
+    """Return the fields that `body` may pin."""
+    if isinstance(claims, SnpClaims):
+        return describe_snp(claims.quote)
+    if isinstance(claims, NitroClaims):
+        return describe_nitro(claims.quote)
+    if isinstance(claims, AzureClaims):
+        return {**_describe(claims.hardware), **describe_azure(claims.quote)}
+    return describe_body(claims.quote)
+
+
+def _unrated(accepted: frozenset[str]) -> TcbError:
+    return TcbError(
+        f"the platform is {UNRATED}: its vendor publishes no levels, accepted: {', '.join(sorted(accepted)) or 'none'}",
+        hint=f'list "{UNRATED}" among `statuses` to trust the vendor with it',
+    )
 
 
 def _because(advisories: tuple[str, ...]) -> str:

@@ -8,10 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from strongroom.attestation.azure import describe_azure
 from strongroom.attestation.claims import describe_body
+from strongroom.attestation.evidence.azure import AzureEvidence, azure_measurement, looks_like_azure, parse_azure
+from strongroom.attestation.evidence.nitro import NitroDocument, looks_like_nitro, parse_nitro
 from strongroom.attestation.evidence.pck import parse_pck_chain
 from strongroom.attestation.evidence.quote import Quote, SgxQuote, parse_quote
 from strongroom.attestation.evidence.snp import SnpReport, looks_like_snp, parse_snp_report
+from strongroom.attestation.nitro import describe_nitro
 from strongroom.attestation.snp import POLICY_DEBUG, POLICY_MIGRATE_MA, describe_snp, generation_of
 from strongroom.errors import EvidenceError
 
@@ -89,6 +93,10 @@ def explain_quote(data: bytes) -> dict[str, Any]:
     """
     if looks_like_snp(data):
         return _explain_report(parse_snp_report(data), len(data))
+    if looks_like_nitro(data):
+        return _explain_nitro(parse_nitro(data), len(data))
+    if looks_like_azure(data):
+        return _explain_azure(parse_azure(data), len(data))
     quote = parse_quote(data)
     signature = quote.signature
     return {
@@ -130,6 +138,37 @@ def describe_quote(data: bytes) -> str:
     ]
     lines += [f"concern: {concern}" for concern in said["concerns"]]
     return "\n".join(lines)
+
+
+def _explain_nitro(document: NitroDocument, size: int) -> dict[str, Any]:
+    debug = not any(any(document.pcrs[number]) for number in (0, 1, 2))
+    return {
+        "verified": False,
+        "tee": document.tee,
+        "version": 1,
+        "bytes": size,
+        "padding": 0,
+        "measurement": document.measurement,
+        "body": describe_nitro(document),
+        "features": {},
+        "quoting_enclave": {"certificates": 1 + len(document.cabundle)},
+        "platform": {"module_id": document.module_id},
+        "concerns": ["DEBUG: PCR0, PCR1 and PCR2 are zero"] if debug else [],
+    }
+
+
+def _explain_azure(evidence: AzureEvidence, size: int) -> dict[str, Any]:
+    inner = explain_quote(evidence.hardware)
+    unbound = [] if evidence.report_data else ["nonce and user data differ: the evidence is bound to nobody"]
+    measurement = azure_measurement(evidence.tee, inner["measurement"], evidence.tpm.pcrs)
+    return {
+        **inner,
+        "tee": evidence.tee,
+        "bytes": size,
+        "measurement": measurement,
+        "body": {**inner["body"], **describe_azure(evidence)},
+        "concerns": [*inner["concerns"], *unbound],
+    }
 
 
 def _explain_report(report: SnpReport, size: int) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from strongroom.attestation.evidence.quote import parse_quote
 from strongroom.attestation.evidence.snp import looks_like_snp
 from strongroom.attestation.facts import verify_quote
 from strongroom.attestation.failures import CollateralError
+from strongroom.attestation.genuineness import hardware_part
 from strongroom.errors import EvidenceError, TransportError, UsageError
 
 MAX_FILES = 10_000
@@ -71,6 +72,7 @@ class CollateralShelf:
 
     def collateral(self, quote: bytes) -> str:
         """Return the set for the platform of ``quote``; raise CollateralError if there is none."""
+        quote = hardware_part(quote)
         if looks_like_snp(quote):
             return self._folder.collateral(quote)
         parsed = parse_quote(quote)

@@ -128,6 +128,7 @@ def verify_snp(
     report: SnpReport,
     endorsements: AmdEndorsements,
     *,
+    beside: bytes = b"",
     anchor: TrustAnchor,
     now: datetime,
     remember: Callable[[EndorsedKey], None],
@@ -135,10 +136,11 @@ def verify_snp(
     """Return the claims of a report whose signature, chip and guest policy hold; raise an EvidenceError otherwise.
 
     In order: collateral, certificates, signature, TCB (the key was derived for the firmware reported), attributes.
-    ``remember`` is called with the verified key before the report is judged, and may refuse it.
+    ``beside`` is a certificate in DER or PEM that came with the report. ``remember`` is called with the verified key
+    before the report is judged, and may refuse it.
     """
-    beside = [der for _, der in report.certificates]
-    endorsed = verify_endorsements(endorsements, beside=beside, anchor=anchor, now=now)
+    offered = [der for _, der in report.certificates] + ([beside] if beside else [])
+    endorsed = verify_endorsements(endorsements, beside=offered, anchor=anchor, now=now)
     remember(endorsed)
     _check_key(report, endorsed)
     _verify_signature(report, endorsed.key)

@@ -17,6 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from strongroom.attestation.evidence import Evidence, Quote, parse_quote
+from strongroom.attestation.evidence.azure import looks_like_azure
+from strongroom.attestation.evidence.nitro import looks_like_nitro
+from strongroom.attestation.evidence.scale import unwrap_scale
 from strongroom.attestation.evidence.snp import looks_like_snp
 from strongroom.attestation.explain import explain_quote
 from strongroom.envelope.manifest import MANIFEST_FILE, read_manifest
@@ -60,13 +63,15 @@ def inspect_path(path: Path) -> Finding:
 
 
 def read_quote(path: Path) -> bytes:
-    """Return the quote in a file: raw bytes, hexadecimal text, or evidence in JSON."""
+    """Return the quote in a file: raw bytes, hexadecimal text, evidence in JSON, or what an agent wrapped in SCALE."""
     data = _read(path)
     text = _HEX.match(data)
     if text is not None:
         digits = b"".join(text[2].split())
         if len(digits) % 2 == 0:
             return bytes.fromhex(digits.decode())
+    if looks_like_azure(data.strip()):
+        return data.strip()
     if data.lstrip()[:1] == b"{":
         try:
             return Evidence.from_json(json.loads(data)).quote
@@ -74,7 +79,7 @@ def read_quote(path: Path) -> bytes:
             raise UsageError(
                 f"{path} is not evidence in JSON", hint="give the quote's bytes, hex, or evidence"
             ) from error
-    return data
+    return unwrap_scale(data)
 
 
 def _inspect_directory(path: Path) -> Finding:
@@ -103,6 +108,9 @@ def _quote(data: bytes) -> Finding | None:
     text = _HEX.match(data)
     if text is not None and len(digits := b"".join(text[2].split())) % 2 == 0:
         raw = bytes.fromhex(digits.decode())
+    raw = unwrap_scale(raw)
+    if looks_like_azure(raw.strip()) or looks_like_nitro(raw):
+        return _outline(raw.strip() if looks_like_azure(raw.strip()) else raw)
     if int.from_bytes(raw[:2], "little") not in _QUOTE_VERSIONS and not looks_like_snp(raw):
         return None
     try:
@@ -111,6 +119,14 @@ def _quote(data: bytes) -> Finding | None:
         return _describe_quote(parse_quote(raw))
     except EvidenceError as error:
         return Finding(kind="damaged quote", facts={"step": error.step, "reason": error.message})
+
+
+def _outline(data: bytes) -> Finding:
+    try:
+        facts = explain_quote(data)
+    except EvidenceError as error:
+        return Finding(kind="damaged evidence", facts={"step": error.step, "reason": error.message})
+    return Finding(kind=f"{facts['tee']} evidence", facts=facts)
 
 
 def _describe_quote(quote: Quote) -> Finding:

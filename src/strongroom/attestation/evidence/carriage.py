@@ -13,8 +13,8 @@ from typing import Any, Final, Literal, Self
 
 from strongroom.attestation.failures import MalformedEvidenceError
 
-TeeName = Literal["sgx", "tdx", "snp"]
-TEES: Final = ("sgx", "tdx", "snp")
+TeeName = Literal["sgx", "tdx", "snp", "azure-snp", "azure-tdx", "nitro"]
+TEES: Final = ("sgx", "tdx", "snp", "azure-snp", "azure-tdx", "nitro")
 MAX_QUOTE_BYTES = 64 << 10
 MAX_EVENT_LOG_BYTES = 1 << 20
 
@@ -29,7 +29,7 @@ class Evidence:
 
     def __post_init__(self) -> None:
         if self.tee not in TEES:
-            raise MalformedEvidenceError(field="evidence.tee", got=repr(self.tee)[:40], expected="sgx, tdx or snp")
+            raise MalformedEvidenceError(field="evidence.tee", got=repr(self.tee)[:40], expected=", ".join(TEES))
         _bound("evidence.quote", self.quote, MAX_QUOTE_BYTES)
         _bound("evidence.event_log", self.event_log, MAX_EVENT_LOG_BYTES)
         if not self.quote:
