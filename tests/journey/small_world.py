@@ -159,7 +159,7 @@ class SmallWorld(World):
         """Start the broker, enrol everyone, register every dataset under the same kind of policy."""
         self.start_broker()
         self.enrol_everyone()
-        self.analyst_door().enrol_member(_identity(self.partner))
+        self.analyst_door().enrol_member(self.identity(self.partner))
         for home in self.owners.values():
             self.register(home, **policy)
         return self
@@ -298,6 +298,9 @@ class SmallWorld(World):
         location = next(Path(one["directory"]) for one in report.outputs if one["name"] == output)
         with closing(who.attest_broker(self.broker_url)) as broker:
             return who.fetch(broker=broker, digest=report.digest, output=output, location=location).to_pylist()
+
+    def identity(self, who: Analyst):
+        return sign_identity(role="analyst", kem_public=who.kem.public, created=datetime.now(UTC), key=who.key)
 
     def kill_broker(self) -> None:
         self.broker_process.kill()
@@ -442,9 +445,3 @@ def _analyst(name: str, directory: Path, trust: Trust) -> Analyst:
     (directory / name).mkdir(exist_ok=True, parents=True)
     memory = CheckpointMemory(directory / name / "ledger.json")
     return Analyst(SigningKey.generate(name=name), KemKey.generate(), trust=trust, memory=memory)
-
-
-def _identity(who: Analyst):
-    return sign_identity(role="analyst", kem_public=who.kem.public, created=datetime.now(UTC), key=who.key)
-
-
