@@ -1,0 +1,237 @@
+"""Render the Kubernetes objects of one job: pods, the network policy around them, the simulated platform's seed.
+
+Pure. No object is a Secret, and none carries a secret in its environment, arguments or annotations: what is rendered
+here is shown to everybody who may read the namespace.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from strongroom.errors import UsageError
+from strongroom.jobs.launch.kubernetes.flavours import SEED_FOLDER, Shape, shape
+from strongroom.jobs.launch.kubernetes.settings import KubernetesSettings, SizeForm
+from strongroom.jobs.spec import JobDraft, JobSpec
+
+JOB_LABEL = "strongroom.dev/job"
+ROLE_LABEL = "strongroom.dev/role"
+DIGEST_ANNOTATION = "strongroom.dev/job-digest"
+NAME_ANNOTATION = "strongroom.dev/job-name"
+CONTAINER = "workload"
+
+_TERMINATION_SECONDS = 10
+_OVERHEAD_MEBIBYTES = 768  # Python, Arrow and the JVM's own memory beside a worker's heap
+_REPORTS = "/sys/kernel/config"
+_NOT_DNS = re.compile(r"[^a-z0-9]+")
+
+Manifest = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobPods:
+    """One job on one cluster, from which every object is rendered."""
+
+    spec: JobSpec | JobDraft
+    digest: str
+    engine: str
+    settings: KubernetesSettings
+
+    @property
+    def name(self) -> str:
+        """Return the job's name on the cluster: a DNS label that tells two runs of one job apart."""
+        readable = _NOT_DNS.sub("-", self.spec.name.lower()).strip("-")[:30].strip("-") or "job"
+        return f"{readable}-{hashlib.sha256(self.digest.encode()).hexdigest()[:10]}"
+
+    @property
+    def directory(self) -> str:
+        """Return where the job works and leaves its encrypted outputs, as its pods see it."""
+        return f"{self.settings.directory.rstrip('/')}/{self.name}"
+
+    def driver(self) -> Manifest:
+        """Return the driver's pod; every other object of the job belongs to it and goes with it."""
+        listen = f"0.0.0.0:{self.settings.driver_port}"
+        argv = ["--directory", self.directory, "--engine", self.engine, "--job-digest", self.digest, "--listen", listen]
+        return self._pod("driver", f"{self.name}-driver", argv, port=self.settings.driver_port)
+
+    def member(self, role: str, number: int, *, driver: tuple[str, int], owner: Manifest) -> Manifest:
+        """Return the pod of worker or egress ``number``, which proves itself to the driver at that address."""
+        argv = ["--driver", f"{driver[0]}:{driver[1]}", "--job-digest", self.digest, "--directory", self.directory]
+        return owned(self._pod(role, f"{self.name}-{role}-{number}", argv), owner)
+
+    def network_policy(self, *, owner: Manifest) -> Manifest:
+        """Return the policy by which only the job's own pods reach each other; the API server's tunnels come anyway."""
+        job = {"matchLabels": {JOB_LABEL: self.name}}
+        policy = {
+            "apiVersion": "networking.k8s.io/v1",
+            "kind": "NetworkPolicy",
+            "metadata": self._metadata(f"{self.name}-members", role="driver"),
+            "spec": {
+                "podSelector": job,
+                "policyTypes": ["Ingress"],
+                "ingress": [{"from": [{"podSelector": job}]}],
+            },
+        }
+        if self.settings.reach == "pod-ip":  # the client is a pod of the same namespace
+            driver = {"matchLabels": {JOB_LABEL: self.name, ROLE_LABEL: "driver"}}
+            port = {"port": self.settings.driver_port, "protocol": "TCP"}
+            policy["spec"]["podSelector"] = driver
+            policy["spec"]["ingress"] = [{"from": [{"podSelector": {}}], "ports": [port]}]
+        return owned(policy, owner)
+
+    def simulated_platform(self, seed: bytes, *, owner: Manifest) -> Manifest:
+        """Return the seed of the simulated platform that the job's pods share; it protects nothing and says so."""
+        return owned(
+            {
+                "apiVersion": "v1",
+                "kind": "ConfigMap",
+                "metadata": self._metadata(f"{self.name}-simulated", role="driver"),
+                "data": {"README": "A simulated TEE: it protects nothing, and this seed is no secret.\n"},
+                "binaryData": {"seed": base64.b64encode(seed).decode()},
+                "immutable": True,
+            },
+            owner,
+        )
+
+    def everything(self, *, seed: bytes = b"") -> list[Manifest]:
+        """Return what a job would create, with places for what only the cluster knows, to be shown and not sent."""
+        driver = self.driver()
+        owner = {**driver, "metadata": {**driver["metadata"], "uid": "(the driver pod's uid)"}}
+        address = ("(the driver pod's address)", self.settings.driver_port)
+        workers = self.spec.workers if self.engine == "spark" else 0
+        roles = [*(("worker", number) for number in range(1, workers + 1)), ("egress", workers + 1)]
+        platform = [self.simulated_platform(seed, owner=owner)] if self.settings.flavour == "simulated" else []
+        members = [self.member(role, number, driver=address, owner=owner) for role, number in roles]
+        return [driver, *platform, self.network_policy(owner=owner), *members]
+
+    def check_locations(self) -> None:
+        """Raise UsageError, naming each, if an input lies where no volume of the settings is mounted."""
+        lost = [
+            f"{name} at {one.location}"
+            for name, one in self.spec.inputs.items()
+            if "://" not in one.location and self.settings.volume_of(one.location) is None
+        ]
+        if lost:
+            raise UsageError(
+                f"no volume holds {', '.join(lost)}",
+                hint="name a volume with that mount in the cluster's settings: [[kubernetes.volumes]]",
+            )
+
+    def _metadata(self, name: str, *, role: str) -> Manifest:
+        labels = {
+            "app.kubernetes.io/name": "strongroom",
+            "app.kubernetes.io/component": role,
+            "app.kubernetes.io/managed-by": "strongroom",
+            JOB_LABEL: self.name,
+            ROLE_LABEL: role,
+        }
+        notes = {DIGEST_ANNOTATION: self.digest, NAME_ANNOTATION: self.spec.name}
+        return {"name": name, "namespace": self.settings.namespace, "labels": labels, "annotations": notes}
+
+    def _pod(self, role: str, name: str, argv: Sequence[str], *, port: int = 0) -> Manifest:
+        settings = self.settings
+        chosen = shape(
+            settings.flavour,
+            role,
+            argv,
+            job_digest=self.digest,
+            tee=self.spec.tee,
+            runtime_class=settings.runtime_class,
+            epc=settings.epc,
+            agent_policy=settings.agent_policy,
+        )
+        metadata = self._metadata(name, role=role)
+        metadata["annotations"].update(chosen.annotations)
+        mounts, volumes = self._storage(chosen)
+        container: Manifest = {
+            "name": CONTAINER,
+            "image": settings.image,
+            "imagePullPolicy": settings.image_pull_policy,
+            "command": list(chosen.command),
+            "resources": self._resources(role, chosen),
+            "securityContext": {
+                "allowPrivilegeEscalation": False,
+                "capabilities": {"drop": ["ALL"]},
+                "privileged": False,
+                "readOnlyRootFilesystem": True,
+            },
+            "terminationMessagePolicy": "FallbackToLogsOnError",
+            "volumeMounts": mounts,
+        }
+        if port:
+            container["ports"] = [{"name": "attested", "containerPort": port, "protocol": "TCP"}]
+        spec: Manifest = {
+            "automountServiceAccountToken": False,
+            "containers": [container],
+            "enableServiceLinks": False,
+            "restartPolicy": "Never",
+            "securityContext": {
+                "fsGroup": settings.user,
+                "runAsGroup": settings.user,
+                "runAsNonRoot": True,
+                "runAsUser": settings.user,
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+            "serviceAccountName": settings.service_account,
+            "terminationGracePeriodSeconds": _TERMINATION_SECONDS,
+            "volumes": volumes,
+        }
+        if chosen.runtime_class:
+            spec["runtimeClassName"] = chosen.runtime_class
+        if settings.node_selector:
+            spec["nodeSelector"] = dict(settings.node_selector)
+        if settings.tolerations:
+            spec["tolerations"] = [dict(one) for one in settings.tolerations]
+        if settings.image_pull_secrets:
+            spec["imagePullSecrets"] = [{"name": one} for one in settings.image_pull_secrets]
+        return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
+
+    def _resources(self, role: str, chosen: Shape) -> Manifest:
+        if role == "worker":
+            amount, unit = int(self.spec.worker_memory[:-1]), self.spec.worker_memory[-1]
+            mebibytes = amount * (1024 if unit == "g" else 1) + _OVERHEAD_MEBIBYTES
+            size = {"cpu": str(self.spec.worker_cores), "memory": f"{mebibytes}Mi"}
+        else:
+            wanted: SizeForm = getattr(self.settings, role)
+            size = {"cpu": wanted.cores, "memory": wanted.memory}
+        # The memory file system counts as memory; the limit of processor cores is left open, as a burst harms nobody.
+        return {
+            "requests": {**size, **chosen.resources},
+            "limits": {"memory": size["memory"], **chosen.resources},
+        }
+
+    def _storage(self, chosen: Shape) -> tuple[list[Manifest], list[Manifest]]:
+        memory = {"emptyDir": {"medium": "Memory", "sizeLimit": self.settings.scratch}}
+        mounts: list[Manifest] = [
+            {"name": "scratch", "mountPath": "/dev/shm"},  # noqa: S108
+            {"name": "temporary", "mountPath": "/tmp"},  # noqa: S108
+        ]
+        volumes: list[Manifest] = [{"name": "scratch", **memory}, {"name": "temporary", **memory}]
+        for number, one in enumerate(self.settings.volumes, start=1):
+            mounts.append({"name": f"storage-{number}", "mountPath": one.mount, "readOnly": one.read_only})
+            claim = {"claimName": one.claim, "readOnly": one.read_only}
+            volumes.append({"name": f"storage-{number}", "persistentVolumeClaim": claim})
+        if chosen.seed:
+            mounts.append({"name": "simulated", "mountPath": SEED_FOLDER, "readOnly": True})
+            volumes.append({"name": "simulated", "configMap": {"name": f"{self.name}-simulated"}})
+        if chosen.reports:  # Kata takes mounts below /sys from the guest, so this is the guest's configfs
+            mounts.append({"name": "reports", "mountPath": _REPORTS})
+            volumes.append({"name": "reports", "hostPath": {"path": _REPORTS, "type": "Directory"}})
+        return mounts, volumes
+
+
+def owned(manifest: Manifest, owner: Mapping[str, Any]) -> Manifest:
+    """Return the object as one that is deleted when ``owner`` is."""
+    reference = {
+        "apiVersion": owner["apiVersion"],
+        "kind": owner["kind"],
+        "name": owner["metadata"]["name"],
+        "uid": owner["metadata"]["uid"],
+        "controller": True,
+        "blockOwnerDeletion": False,
+    }
+    return {**manifest, "metadata": {**manifest["metadata"], "ownerReferences": [reference]}}
