@@ -18,6 +18,7 @@ from strongroom.attestation.evidence.pck import parse_pck_chain
 from strongroom.attestation.explain import describe_quote, explain_verdict
 from strongroom.attestation.facts import verify_quote
 from strongroom.attestation.failures import MalformedEvidenceError, MeasurementError
+from strongroom.attestation.reference_values import measure_domain
 
 VECTORS = Path(os.environ.get("STRONGROOM_VECTORS", Path(__file__).resolve().parents[3] / "shared" / "vectors"))
 pytestmark = pytest.mark.vectors
@@ -152,7 +153,9 @@ def test_a_real_boot_log_replays_to_the_registers_of_its_quote_and_no_other_log_
     case = next(case for case in VERIFIED if "cos-113" in case["quote"])
     folder = VECTORS / "google-go-tdx-guest" / "ccel"
     log, asked = (folder / "ccel_data.dat").read_bytes(), (folder / "nonce.dat").read_bytes()
-    assert replay(parse_event_log(log)) == parse_quote(load(case["quote"])).report.rtmrs
+    quote = parse_quote(load(case["quote"]))
+    assert replay(parse_event_log(log)) == quote.report.rtmrs
+    assert measure_domain(log, mrtd=quote.report.mrtd) == (quote.measurement, quote.report.rtmrs)
 
     def appraise(event_log: bytes) -> str:
         source = CollateralFile(VECTORS / case["collateral"])

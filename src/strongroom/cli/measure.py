@@ -1,13 +1,18 @@
-"""``strongroom measure``: say what a correct broker, driver, worker and egress measure."""
+"""``strongroom measure``: say what correct workloads measure, computed from what is loaded."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import click
 
 from strongroom.cli.screen import Screen
 from strongroom.cli.verb import verb
+from strongroom.errors import UsageError
+
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @verb(
@@ -15,6 +20,9 @@ from strongroom.cli.verb import verb
         "strongroom measure",
         "strongroom measure --json > reference.json",
         "strongroom measure broker driver --tee tdx",
+        "strongroom measure --sigstruct broker.sig",
+        "strongroom measure --event-log /sys/firmware/acpi/tables/data/CCEL --mrtd <96 hex digits>",
+        "strongroom measure --firmware OVMF.amdsev.fd --processors 4 --processor EPYC-Genoa",
     )
 )
 @click.argument("roles", nargs=-1, metavar="[ROLE]...")
@@ -26,13 +34,53 @@ from strongroom.cli.verb import verb
     metavar="DIR",
     help="Measure the package in DIR instead of the one that runs.",
 )
-def measure(screen: Screen, *, roles: tuple[str, ...], tee: str, package: Path | None) -> None:
-    """Print the measurements of broker, driver, worker and egress.
+@click.option("--sigstruct", type=_FILE, metavar="FILE", help="Read an SGX enclave's SIGSTRUCT (Gramine: .sig).")
+@click.option("--event-log", type=_FILE, metavar="FILE", help="Replay a trust domain's boot event log (CCEL).")
+@click.option("--mrtd", metavar="HEX", help="With --event-log: the measurement of the known firmware.")
+@click.option("--firmware", type=_FILE, metavar="FILE", help="Compute an SEV-SNP guest's launch digest from its OVMF.")
+@click.option("--processors", type=int, default=1, show_default=True, help="With --firmware: virtual processors.")
+@click.option("--processor", default="EPYC-Milan", show_default=True, help="With --firmware: their model in QEMU.")
+@click.option("--kernel", type=_FILE, metavar="FILE", help="With --firmware: the kernel of a measured direct boot.")
+@click.option("--initrd", type=_FILE, metavar="FILE", help="With --kernel: its initrd.")
+@click.option("--append", default="", metavar="TEXT", help="With --kernel: its command line.")
+def measure(
+    screen: Screen,
+    *,
+    roles: tuple[str, ...],
+    tee: str,
+    package: Path | None,
+    sigstruct: Path | None,
+    event_log: Path | None,
+    mrtd: str | None,
+    firmware: Path | None,
+    processors: int,
+    processor: str,
+    kernel: Path | None,
+    initrd: Path | None,
+    append: str,
+) -> None:
+    """Print the measurements of broker, driver, worker and egress, or of something else that is loaded.
 
     Taken as the simulated TEE takes them, they are the reference values that owners put into policies and
     clients into their trust settings. One changed byte of the package, the interpreter or the entry point changes
-    them.
+    them. With --sigstruct, --event-log or --firmware the reference value is that of a real enclave, trust domain
+    or guest.
     """
+    named = [path for path in (sigstruct, event_log, firmware) if path is not None]
+    if named:
+        if len(named) > 1 or roles or package:
+            raise UsageError("one thing is measured at a time", hint="name roles, or one file")
+        from strongroom.attestation.reference_values import measure_guest, read_sigstruct
+
+        if sigstruct is not None:
+            read = read_sigstruct(sigstruct.read_bytes()).to_json()
+        elif event_log is not None:
+            read = _replay(event_log, mrtd)
+        else:
+            guest: dict[str, Any] = {"kernel": kernel, "initrd": initrd, "command_line": append}
+            read = {"measurement": measure_guest(named[0], processors=processors, processor=processor, **guest)}
+        screen.result(read, text=[f"{name:12} {value}" for name, value in read.items()])
+        return
     from strongroom.attestation.roles import Role
     from strongroom.attestation.simulated.measuring import installed_package, read_tree
     from strongroom.attestation.simulated.measuring import measure as measure_tree
@@ -45,3 +93,14 @@ def measure(screen: Screen, *, roles: tuple[str, ...], tee: str, package: Path |
         {"tee": tee, "simulated": True, "measurements": found},
         text=[f"{role:8} {measurement}" for role, measurement in found.items()],
     )
+
+
+def _replay(event_log: Path, mrtd: str | None) -> dict[str, str]:
+    from strongroom.attestation.reference_values import measure_domain
+
+    if mrtd is None or not re.fullmatch(r"[0-9a-fA-F]{96}", mrtd):
+        raise UsageError(
+            "a log says nothing of the firmware itself", hint="name its measurement: --mrtd, 96 hex digits"
+        )
+    measurement, registers = measure_domain(event_log.read_bytes(), mrtd=bytes.fromhex(mrtd))
+    return {"measurement": measurement, **{f"rtmr{number}": one.hex() for number, one in enumerate(registers)}}
