@@ -337,7 +337,7 @@ class Background(threading.Thread):
     def run(self) -> None:
         try:
             self.result = self._call()
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001  raised again where the outcome is asked for
             self.error = error
 
     def outcome(self, seconds: float = 60):

@@ -68,7 +68,7 @@ def test_policy_that_expired_refuses_submission_and_fetching(world):
 
 
 def test_dataset_that_was_opened_as_often_as_permitted_is_not_opened_again(world):
-    used = int(len({entry.facts["job"] for entry in world.entries("grant")}))
+    used = len({entry.facts["job"] for entry in world.entries("grant")})
     world.permit("shop", max_uses=used + 1)
     report = world.run()
     with pytest.raises(RefusedError) as refused:

@@ -7,7 +7,9 @@ from strongroom.errors import RefusedError
 
 
 def test_changed_egress_is_not_admitted_and_no_result_exists(tmp_path):
-    changed = changed_package(tmp_path / "changed", {"egress/gate.py": ("Take a job's outputs", "Take A job's outputs")})
+    changed = changed_package(
+        tmp_path / "changed", {"egress/gate.py": ("Take a job's outputs", "Take A job's outputs")}
+    )
     with small_world(tmp_path) as world:
         world.platform.instead["egress"] = changed
         with pytest.raises(RefusedError) as refused:

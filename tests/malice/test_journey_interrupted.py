@@ -14,11 +14,8 @@ MOMENTS = ("Owners encrypt", "The analyst signs", "The client attests", "The dri
 
 
 def processes_of(place) -> list[int]:
-    found = []
-    for process in psutil.process_iter(["cmdline"]):
-        if any(str(place) in part for part in process.info["cmdline"] or ()):
-            found.append(process.pid)
-    return found
+    everyone = psutil.process_iter(["cmdline"])
+    return [one.pid for one in everyone if any(str(place) in part for part in one.info["cmdline"] or ())]
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ _LOOK_SECONDS = 0.5  # how late a clock that went on while this machine slept ma
 
 
 class LeaseKeeper:
-    """Renews one lease at a third of its length and calls ``on_lost`` at most once.
+    """Renews one lease at a third of its length, more often after a failure, and calls ``on_lost`` at most once.
 
     ``asked`` is when the lease was asked for, by ``clock``: it counts from then, not from when the answer came.
     """
@@ -54,8 +54,9 @@ class LeaseKeeper:
             self._changed.notify_all()
 
     def _keep(self) -> None:
-        while not self._pause(max(_SHORTEST_PAUSE, self._seconds / 3)):
-            asked = self._clock()
+        parts = 3
+        while not self._pause(max(_SHORTEST_PAUSE, self._seconds / parts)):
+            asked, parts = self._clock(), 12  # soon again after a failure, for a restarting broker is back in a moment
             try:
                 seconds = self._renew()
             except RefusedError as error:
@@ -66,6 +67,7 @@ class LeaseKeeper:
             except Exception as error:  # noqa: BLE001  whatever it is, the lease was not renewed
                 self._trouble = describe_defect(error).message
             else:
+                parts = 3
                 with self._changed:
                     if asked < self._ends:  # too late is lost, even while nobody has noticed yet
                         self._seconds, self._ends = seconds, asked + seconds
