@@ -254,6 +254,7 @@ class SmallWorld(World):
         purpose: str = PURPOSE,
         columns: Mapping[str, Collection[str]] = COLUMNS,
         outputs: Collection[str] = ("baskets",),
+        workers: int = 1,
     ) -> Path:
         suffix = "sql" if kind == "sql" else "py"
         place = self.directory / "analyst"
@@ -272,7 +273,7 @@ class SmallWorld(World):
         for output in outputs:
             who = ", ".join(f'"{parties[one]}"' for one in recipients)
             lines += [f"[outputs.{output}]", f"recipients = [{who}]"]
-        lines += ["[cluster]", "workers = 1", "worker_cores = 1", 'worker_memory = "700m"']
+        lines += ["[cluster]", f"workers = {workers}", "worker_cores = 1", 'worker_memory = "700m"']
         path = place / f"{name}.toml"
         path.write_text("\n".join(lines) + "\n")
         return path
