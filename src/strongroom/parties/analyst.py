@@ -21,12 +21,13 @@ from strongroom.attestation.secure_line import DeadlineError
 from strongroom.attestation.workload_keys import WorkloadKeys
 from strongroom.broker.client import BrokerClient, Ticket
 from strongroom.digests import frame, parse_text
+from strongroom.envelope.files import SealedFiles, open_files
 from strongroom.envelope.hpke import KemKey
 from strongroom.envelope.keys import DatasetKeys
-from strongroom.envelope.manifest import read_manifest, verify_manifest
+from strongroom.envelope.manifest import Manifest, read_manifest, verify_manifest
 from strongroom.envelope.table import open_table
-from strongroom.errors import EvidenceError, LedgerError, TransportError
-from strongroom.jobs.launch import Launcher, TeeHost
+from strongroom.errors import EvidenceError, LedgerError, TransportError, UsageError
+from strongroom.jobs.launch import JobHost, Launcher, Placement, TeeHost
 from strongroom.jobs.launch.placement import PlacementError, PlacementEvent
 from strongroom.jobs.spec import SignedJob, job_digest, load_job, sign_job
 from strongroom.ledger.memory import CheckpointMemory
@@ -61,7 +62,7 @@ class SubmittedJob:
     ticket: Ticket
     digest: str
     timings: dict[str, float] = field(default_factory=dict)
-    launcher: Launcher | None = None
+    launcher: Placement | None = None
 
 
 class Analyst:
@@ -95,17 +96,25 @@ class Analyst:
         self,
         submitted: SubmittedJob,
         *,
-        host: TeeHost,
+        host: TeeHost | JobHost,
         engine: str,
         directory: Path,
         on_event: OnEvent = lambda _name, _facts: None,
-    ) -> Launcher:
-        """Start the job's processes on ``host``; nothing started is trusted yet."""
+    ) -> Placement:
+        """Start the job's processes on ``host``; nothing started is trusted yet.
+
+        ``directory`` is where they work on this machine; a cluster's settings say where they do there.
+        """
 
         def forward(event: PlacementEvent) -> None:
             on_event(f"host-{event.kind}", {"role": event.role, **event.detail})
 
-        launcher = Launcher(host, directory=directory, job_digest=submitted.digest, engine=engine, on_event=forward)
+        launcher: Placement
+        if isinstance(host, JobHost):
+            spec = submitted.signed.verify()
+            launcher = host.place(spec, job_digest=submitted.digest, engine=engine, on_event=forward)
+        else:
+            launcher = Launcher(host, directory=directory, job_digest=submitted.digest, engine=engine, on_event=forward)
         if engine == "spark":
             launcher.want("worker", submitted.signed.verify().workers)
         launcher.want("egress", 1)
@@ -133,8 +142,15 @@ class Analyst:
         if channel.peer is None:
             channel.close()
             raise EvidenceError("the driver presented no evidence", step="evidence")
+        wanted = submitted.signed.verify().tee
         try:
             self.trust.expect(channel.peer, Role.DRIVER)
+            if wanted not in ("any", channel.peer.tee):
+                raise EvidenceError(
+                    f"the job asks for {wanted}, and the driver runs in {channel.peer.tee}",
+                    step="kind of TEE",
+                    hint="its host placed it elsewhere than it was asked to; choose another host",
+                )
         except EvidenceError:
             channel.close()
             raise
@@ -217,7 +233,7 @@ class Analyst:
         job: Path,
         *,
         broker: BrokerClient,
-        host: TeeHost,
+        host: TeeHost | JobHost,
         engine: str,
         directory: Path,
         on_event: OnEvent = lambda _name, _facts: None,
@@ -239,8 +255,26 @@ class Analyst:
     def fetch(self, *, broker: BrokerClient, digest: str, output: str, location: Path) -> pa.Table:
         """Return a result as an Arrow table: ask the broker for its key, verify every file, decrypt at home.
 
-        Raises RefusedError while approvals are missing or after a revocation.
+        Raises RefusedError while approvals are missing or after a revocation, UsageError if the result has files.
         """
+        keys, manifest = self._open_result(broker=broker, digest=digest, output=output, location=location)
+        if manifest.kind != "table":
+            raise UsageError(f"output {output!r} has files, not rows", hint="fetch it into a directory")
+        return open_table(location, keys, manifest=manifest).to_table()
+
+    def fetch_files(self, *, broker: BrokerClient, digest: str, output: str, location: Path) -> SealedFiles:
+        """Return a result's files, such as a model's, readable by name; like :meth:`fetch` otherwise.
+
+        ``workload.files.unpack`` writes them to a directory.
+        """
+        keys, manifest = self._open_result(broker=broker, digest=digest, output=output, location=location)
+        if manifest.kind != "files":
+            raise UsageError(f"output {output!r} is a table", hint="fetch it as a table")
+        return open_files(location, keys, manifest=manifest)
+
+    def _open_result(
+        self, *, broker: BrokerClient, digest: str, output: str, location: Path
+    ) -> tuple[DatasetKeys, Manifest]:
         answer = broker.fetch_result(digest, output, self.key)
         manifest = verify_manifest(read_manifest(location), owner=answer.signer)
         if manifest.digest != answer.manifest_digest:
@@ -249,5 +283,4 @@ class Analyst:
                 hint="the files were exchanged; fetch them from the job's storage again",
             )
         info = frame(b"strongroom/result/v1", digest.encode(), output.encode(), manifest.digest.encode())
-        keys = DatasetKeys.decode(self.kem.open(answer.sealed, info=info))
-        return open_table(location, keys, manifest=manifest).to_table()
+        return DatasetKeys.decode(self.kem.open(answer.sealed, info=info)), manifest

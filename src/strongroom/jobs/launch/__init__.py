@@ -2,9 +2,9 @@
 
 The launcher runs on the untrusted host. It holds no secret, sees no plaintext, and nothing it says is believed:
 whoever it starts must prove itself. ``process`` keeps everything in one driver (the embedded engine); ``standalone``
-adds workers.
+adds workers; ``kubernetes`` makes a pod of each.
 """
 
-from strongroom.jobs.launch.placement import Launcher, RunningProcess, TeeHost
+from strongroom.jobs.launch.placement import JobHost, Launcher, Placement, RunningProcess, TeeHost
 
-__all__ = ["Launcher", "RunningProcess", "TeeHost"]
+__all__ = ["JobHost", "Launcher", "Placement", "RunningProcess", "TeeHost"]

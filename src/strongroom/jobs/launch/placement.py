@@ -13,9 +13,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from strongroom.errors import StrongroomError, TransportError
+
+if TYPE_CHECKING:
+    from strongroom.jobs.spec import JobSpec
 
 _MAX_LINE = 1 << 16
 _POLL_SECONDS = 0.05
@@ -81,6 +84,51 @@ class PlacementEvent:
     kind: str
     role: str
     detail: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Placement(Protocol):
+    """One job as it is placed somewhere: what a client needs of it until the job's end."""
+
+    @property
+    def start_address(self) -> tuple[str, int]:
+        """Return where the driver can be attested."""
+        ...
+
+    @property
+    def trouble(self) -> str:
+        """Return why the job cannot go on as its host stands, or nothing."""
+        ...
+
+    def start(self) -> tuple[str, int]:
+        """Start the driver and return the address where it can be attested."""
+        ...
+
+    def want(self, role: str, count: int) -> None:
+        """Start ``count`` processes of ``role`` ahead of the driver's own wish."""
+        ...
+
+    def running(self) -> bool:
+        """Return whether the driver is still alive."""
+        ...
+
+    def driver_end(self) -> PlacementError:
+        """Return what the host knows about the end of the driver."""
+        ...
+
+    def stop(self) -> None:
+        """End everything that was started."""
+        ...
+
+
+@runtime_checkable
+class JobHost(Protocol):
+    """Whatever can place a whole job, such as a cluster; a :class:`TeeHost` starts one process."""
+
+    def place(
+        self, spec: JobSpec, *, job_digest: str, engine: str, on_event: Callable[[PlacementEvent], None]
+    ) -> Placement:
+        """Return the job's placement, not started yet."""
+        ...
 
 
 class Launcher:
@@ -275,11 +323,12 @@ class Launcher:
                 if code == 0:
                     self._wanted[role] = self._wanted.get(role, 1) - 1
                 elif self._restarts <= 0:
-                    self._wanted[role] = 0
-                    self._trouble = (
-                        f"the {role} ended with {_describe_code(code)}, and as many were replaced as may be"
-                        f"{self._quote(role)}"
-                    )
+                    self._wanted[role] = self._wanted.get(role, 1) - 1
+                    if not any(other == role for other, _ in self._members.values()):  # the rest can go on without it
+                        self._trouble = (
+                            f"the {role} ended with {_describe_code(code)}, and as many were replaced as may be"
+                            f"{self._quote(role)}"
+                        )
                 else:
                     self._restarts -= 1
         for pid, role, code in ended:

@@ -1,0 +1,86 @@
+"""Let tests place jobs on a cluster that is a double, in a small world whose broker and owners are real."""
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "journey")]
+
+import socket
+
+from api_server import NAMESPACE, FakeCluster
+from small_world import frozen_package, small_world
+
+from strongroom.jobs.launch.kubernetes import KubernetesHost
+from strongroom.jobs.launch.kubernetes.access import find_access
+from strongroom.jobs.launch.kubernetes.api import Cluster
+from strongroom.jobs.launch.kubernetes.settings import parse_settings
+
+IMAGE = "strongroom:test"
+
+
+def settings_text(world, **changes: object) -> str:
+    port = free_port()
+    keys = {
+        "namespace": NAMESPACE,
+        "image": IMAGE,
+        "flavour": "simulated",
+        "directory": f"{world.directory}/jobs",
+        "driver_port": port,
+        "start_seconds": 60,
+        **changes,
+    }
+    lines = ["[kubernetes]"]
+    lines += [f"{name} = {value}" if isinstance(value, int) else f'{name} = "{value}"' for name, value in keys.items()]
+    lines += ["[[kubernetes.volumes]]", f'mount = "{world.directory}"', 'claim = "storage"', "read_only = false"]
+    return "\n".join(lines) + "\n"
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        return found.getsockname()[1]
+
+
+@dataclass
+class Lab:
+    """A small world and a cluster beside it."""
+
+    world: object
+    cluster: FakeCluster
+
+    def host(self, **changes: object) -> KubernetesHost:
+        access = find_access(environ={"KUBECONFIG": str(self.cluster.kubeconfig)})
+        settings = parse_settings(settings_text(self.world, **changes))
+        seed = (self.world.platform.directory / "seed").read_bytes()
+        return KubernetesHost(Cluster(access, namespace=settings.namespace), settings=settings, seed=seed)
+
+    def run(self, *, job=None, on_event=lambda _name, _facts: None, **changes: object):
+        return self.world.analyst.run(
+            job or self.world.write_job(),
+            broker=self.world.analyst_door(),
+            host=self.host(**changes),
+            engine="embedded",
+            directory=self.world.job_directory(),
+            on_event=on_event,
+        )
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    with small_world(tmp_path_factory.mktemp("cluster-world")) as world:
+        yield world
+
+
+@pytest.fixture
+def lab(small, tmp_path):
+    cluster = FakeCluster(
+        tmp_path / "cluster", claims={"storage": small.directory}, images={IMAGE}, package=frozen_package()
+    )
+    yield Lab(world=small, cluster=cluster)
+    cluster.close()
+
+
+os.environ.setdefault("STRONGROOM_TEST_KUBECONFIG", "")

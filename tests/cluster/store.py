@@ -1,0 +1,198 @@
+"""Objects as an API server keeps them: versions, conflicts, watches with history, and what an owner takes along."""
+
+from __future__ import annotations
+
+import copy
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+LISTS = {
+    "pods": "PodList",
+    "configmaps": "ConfigMapList",
+    "events": "EventList",
+    "networkpolicies": "NetworkPolicyList",
+}
+KINDS = {"pods": "Pod", "configmaps": "ConfigMap", "events": "Event", "networkpolicies": "NetworkPolicy"}
+VERSIONS = {"networkpolicies": "networking.k8s.io/v1"}
+
+
+class Refused(Exception):
+    """An answer with a Status, as the real server words it."""
+
+    def __init__(self, code: int, reason: str, message: str, **details: object) -> None:
+        super().__init__(message)
+        self.code = code
+        self.status = {
+            "kind": "Status",
+            "apiVersion": "v1",
+            "metadata": {},
+            "status": "Failure",
+            "message": message,
+            "reason": reason,
+            "details": details,
+            "code": code,
+        }
+
+
+def now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+class Store:
+    """Every object of the cluster and everything that happened to them since ``forget_history``."""
+
+    def __init__(self) -> None:
+        self.changed = threading.Condition(threading.RLock())
+        self.objects: dict[tuple[str, str, str], dict] = {}
+        self.history: list[tuple[int, str, str, str, dict]] = []
+        self.oldest = 0
+        self.version = 300
+        self.admission: list[Callable[[str, dict], None]] = []
+
+    def create(self, plural: str, namespace: str, manifest: dict) -> dict:
+        with self.changed:
+            name = manifest.get("metadata", {}).get("name", "")
+            kind = KINDS[plural]
+            if manifest.get("kind") != kind or manifest.get("apiVersion") != VERSIONS.get(plural, "v1"):
+                raise Refused(400, "BadRequest", f"the object provided is unrecognized: expected {kind}")
+            if manifest["metadata"].get("namespace", namespace) != namespace:
+                message = "the namespace of the provided object does not match the namespace sent on the request"
+                raise Refused(400, "BadRequest", message)
+            for rule in self.admission:
+                rule(plural, manifest)
+            if (plural, namespace, name) in self.objects:
+                raise Refused(409, "AlreadyExists", f'{plural} "{name}" already exists', name=name, kind=plural)
+            made = copy.deepcopy(manifest)
+            made["metadata"] |= {"namespace": namespace, "uid": str(uuid.uuid4()), "creationTimestamp": now()}
+            if plural == "pods":
+                made["metadata"]["generation"] = 1
+                made["status"] = {"phase": "Pending", "qosClass": "Burstable"}
+            self.objects[plural, namespace, name] = made
+            self._happened("ADDED", plural, made)
+            return copy.deepcopy(made)
+
+    def update(self, plural: str, namespace: str, name: str, change: Callable[[dict], None]) -> bool:
+        with self.changed:
+            found = self.objects.get((plural, namespace, name))
+            if found is None:
+                return False
+            change(found)
+            self._happened("MODIFIED", plural, found)
+            return True
+
+    def get(self, plural: str, namespace: str, name: str) -> dict:
+        with self.changed:
+            found = self.objects.get((plural, namespace, name))
+            if found is None:
+                raise Refused(404, "NotFound", f'{plural} "{name}" not found', name=name, kind=plural)
+            return copy.deepcopy(found)
+
+    def remove(self, plural: str, namespace: str, name: str) -> None:
+        """Take an object away, and everything that it owned."""
+        with self.changed:
+            found = self.objects.pop((plural, namespace, name), None)
+            if found is None:
+                return
+            self._happened("DELETED", plural, found)
+            uid = found["metadata"]["uid"]
+            owned = [
+                key
+                for key, one in self.objects.items()
+                if any(reference["uid"] == uid for reference in one["metadata"].get("ownerReferences", ()))
+            ]
+        for plural_, namespace_, name_ in owned:
+            self.delete(plural_, namespace_, name_)
+
+    def delete(self, plural: str, namespace: str, name: str, *, grace: int = 5) -> dict:
+        """Delete as asked for: a pod is marked, and its node removes it when its processes have ended."""
+        with self.changed:
+            found = self.get(plural, namespace, name)
+            bound = found.get("spec", {}).get("nodeName")
+            if plural == "pods" and bound and grace > 0:
+
+                def mark(pod: dict) -> None:
+                    pod["metadata"].setdefault("deletionTimestamp", now())
+                    pod["metadata"]["deletionGracePeriodSeconds"] = grace
+
+                self.update(plural, namespace, name, mark)
+                return self.get(plural, namespace, name)
+        self.remove(plural, namespace, name)
+        return found
+
+    def list(self, plural: str, namespace: str, *, labels: str = "", fields: str = "") -> dict:
+        with self.changed:
+            found = [
+                copy.deepcopy(one)
+                for (kind, where, _), one in sorted(self.objects.items())
+                if kind == plural and where == namespace and selected(one, labels, fields)
+            ]
+            for one in found:  # as the real server: what a list's kind says is not repeated in its items
+                one.pop("kind", None)
+                one.pop("apiVersion", None)
+            return {
+                "kind": LISTS[plural],
+                "apiVersion": VERSIONS.get(plural, "v1"),
+                "metadata": {"resourceVersion": str(self.version)},
+                "items": found,
+            }
+
+    def watch(self, plural: str, namespace: str, *, labels: str, since: int, seconds: float, ended: threading.Event):
+        """Yield events after ``since``, and a bookmark before the end."""
+        until = time.monotonic() + seconds
+        with self.changed:
+            if since < self.oldest:
+                gone = Refused(410, "Expired", f"too old resource version: {since} ({self.oldest})")
+                yield {"type": "ERROR", "object": gone.status}
+                return
+        while time.monotonic() < until and not ended.is_set():
+            with self.changed:
+                fresh = [one for one in self.history if one[0] > since]
+                if not fresh:
+                    self.changed.wait(0.2)
+                    continue
+            for version, kind, what, where, seen in fresh:
+                since = version
+                if kind == plural and where == namespace and selected(seen, labels, ""):
+                    yield {"type": what, "object": seen}
+        bookmark = {"kind": KINDS[plural], "apiVersion": "v1", "metadata": {"resourceVersion": str(since)}}
+        yield {"type": "BOOKMARK", "object": bookmark}
+
+    def forget_history(self) -> None:
+        """Compact, as etcd does: older watches must list anew."""
+        with self.changed:
+            self.version += 1
+            self.oldest = self.version
+            self.history.clear()
+
+    def _happened(self, what: str, plural: str, found: dict) -> None:
+        self.version += 1
+        found["metadata"]["resourceVersion"] = str(self.version)
+        seen = copy.deepcopy(found)
+        self.history.append((self.version, plural, what, found["metadata"]["namespace"], seen))
+        self.changed.notify_all()
+
+
+def selected(one: dict, labels: str, fields: str) -> bool:
+    have = one["metadata"].get("labels") or {}
+    for term in filter(None, labels.split(",")):
+        if "!=" in term:
+            name, _, value = term.partition("!=")
+            if have.get(name) == value:
+                return False
+        elif "=" in term:
+            name, _, value = term.replace("==", "=").partition("=")
+            if have.get(name) != value:
+                return False
+        elif term not in have:
+            return False
+    for term in filter(None, fields.split(",")):
+        path, _, value = term.partition("=")
+        found: object = one
+        for step in path.split("."):
+            found = found.get(step, "") if isinstance(found, dict) else ""
+        if found != value:
+            return False
+    return True
