@@ -1,17 +1,14 @@
-"""Find the TEE that this process runs in and speak its interface: Gramine SGX, TDX through configfs-tsm, or simulated.
+"""Find the TEE that this process runs in and speak its interface: Gramine SGX, a TDX or SEV-SNP guest, or simulated.
 
-Every returned quote is checked to carry the report data that was asked for. Real TEEs are anchored in Intel's root,
-compiled in; a process that sees a real TEE never becomes a simulated one, whatever its environment says.
+Every returned quote is checked to carry the report data that was asked for. Real TEEs are anchored in their vendors'
+roots, compiled in; a process that sees a real TEE never becomes a simulated one, whatever its environment says.
 """
 
 from __future__ import annotations
 
-import errno
 import functools
 import os
 import threading
-import time
-import uuid
 from pathlib import Path
 
 from cryptography.hazmat.primitives import hashes
@@ -20,6 +17,8 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from strongroom.attestation.anchors import INTEL, TrustAnchor
 from strongroom.attestation.appraisal import CollateralSource
 from strongroom.attestation.evidence import Evidence, TeeName, parse_quote
+from strongroom.attestation.evidence.snp import parse_snp_report
+from strongroom.attestation.guests import REPORT_DATA_BYTES, Reports, ask_kernel, check_quote, check_report
 from strongroom.attestation.simulated import FD_VARIABLE, SimulatedTee
 from strongroom.attestation.tee import (
     MonotonicCounter,
@@ -28,16 +27,14 @@ from strongroom.attestation.tee import (
     TeeCapabilityError,
     TeeDeviceError,
 )
-from strongroom.digests import same
-from strongroom.errors import EvidenceError, UsageError
+from strongroom.errors import UsageError
 
-REPORT_DATA_BYTES = 64
 GRAMINE_DEVICE = Path("dev/attestation")
 TSM_REPORTS = Path("sys/kernel/config/tsm/report")
+SEV_GUEST = Path("dev/sev-guest")
 BOOT_EVENT_LOG = Path("sys/firmware/acpi/tables/data/CCEL")
 
 _GRAMINE_SEALING_BYTES = 16
-_ATTEMPTS = 6
 _FIRST_PAUSE = 0.02  # doubled after every attempt: 1.3 s in all
 
 
@@ -58,6 +55,8 @@ def detect(*, collateral: CollateralSource | None = None, root: Path = Path("/")
         return _inherit_simulated(descriptor)
     if gramine in real:
         return GramineTee(gramine, collateral=collateral)
+    if reports in real and (root / SEV_GUEST).exists():
+        return SnpTee(TsmReports(reports), collateral=collateral)
     if reports in real:
         return TdxTee(TsmReports(reports), collateral=collateral, event_log=root / BOOT_EVENT_LOG)
     raise NoTeeError(
@@ -75,7 +74,7 @@ def _inherit_simulated(descriptor: str) -> SimulatedTee:
 
 
 class _RealTee:
-    """What the two real TEEs share: Intel's root, and collateral from where the relying party said."""
+    """What real TEEs share: the compiled-in roots, and collateral from where the relying party said."""
 
     simulated = False
 
@@ -83,7 +82,7 @@ class _RealTee:
         self._collateral = collateral
 
     def anchor(self) -> TrustAnchor:
-        """Return Intel's root, compiled in."""
+        """Return the genuine anchor, which stands for every compiled-in root."""
         return INTEL
 
     def collateral_source(self) -> CollateralSource:
@@ -96,7 +95,7 @@ class _RealTee:
         return self._collateral
 
     def counter(self, name: str) -> MonotonicCounter:
-        """Raise TeeCapabilityError: neither Gramine nor a TDX guest has a counter that the host cannot turn back."""
+        """Raise TeeCapabilityError: neither Gramine nor a guest has a counter that the host cannot turn back."""
         raise TeeCapabilityError(
             f"this TEE has no monotonic counter for {name!r}",
             hint="rollback is then noticed by the parties, who remember the ledger's checkpoints",
@@ -125,7 +124,7 @@ class GramineTee(_RealTee):
         with self._lock:
             _write(self._device / "user_report_data", report_data)
             quote = _read(self._device / "quote")
-        return Evidence(tee=self.tee, quote=_check_answer(quote, report_data))
+        return Evidence(tee=self.tee, quote=check_quote(quote, report_data))
 
     @functools.cached_property
     def own_measurement(self) -> str:
@@ -164,14 +163,27 @@ class TsmReports:
         (self._path / name).rmdir()
 
 
-class TdxTee(_RealTee):
+class _GuestTee(_RealTee):
+    """What the two kinds of confidential guests share: no sealing key, and evidence from configfs-tsm."""
+
+    tee: TeeName
+
+    def sealing_key(self, label: str) -> bytes:
+        """Raise TeeCapabilityError: no key that the guest alone can derive follows from what was measured."""
+        raise TeeCapabilityError(
+            f"{self.tee.upper()} has no sealing key for {label!r}",
+            hint="hand the store's key over by a custody service that releases it on evidence",
+        )
+
+
+class TdxTee(_GuestTee):
     """A TDX guest, through configfs-tsm; Linux 6.7 or later."""
 
     tee: TeeName = "tdx"
 
     def __init__(
         self,
-        reports: TsmReports,
+        reports: Reports,
         *,
         collateral: CollateralSource | None,
         event_log: Path,
@@ -185,69 +197,56 @@ class TdxTee(_RealTee):
     def evidence(self, report_data: bytes) -> Evidence:
         """Return evidence over 64 bytes of report data, with the boot event log; retry a bounded time while busy."""
         _check_length(report_data)
-        pause = self._first_pause
-        for attempt in range(1, _ATTEMPTS + 1):
-            try:
-                quote = self._quote(report_data)
-            except OSError as error:
-                if error.errno not in (errno.EBUSY, errno.EAGAIN, errno.EINTR) or attempt == _ATTEMPTS:
-                    raise TeeDeviceError(
-                        f"configfs-tsm gave no quote after {attempt} attempts: {error.strerror}",
-                        hint="check that the quote generation service of the host answers",
-                    ) from error
-            else:
-                if quote is not None:
-                    log = self._event_log.read_bytes() if self._event_log.is_file() else b""
-                    return Evidence(tee=self.tee, quote=_check_answer(quote, report_data), event_log=log)
-            time.sleep(pause)
-            pause *= 2
-        raise TeeDeviceError(
-            f"configfs-tsm's report entry was changed by somebody else {_ATTEMPTS} times",
-            hint="another process in this guest writes into our report entry",
-        )
+        answer = ask_kernel(self._reports, report_data, provider=b"tdx_guest", first_pause=self._first_pause)
+        log = self._event_log.read_bytes() if self._event_log.is_file() else b""
+        return Evidence(tee=self.tee, quote=check_quote(answer.outblob, report_data), event_log=log)
 
     @functools.cached_property
     def own_measurement(self) -> str:
         """Return the trust domain's own registers as policies name them."""
         return parse_quote(self.evidence(bytes(REPORT_DATA_BYTES)).quote).measurement
 
-    def sealing_key(self, label: str) -> bytes:
-        """Raise TeeCapabilityError: TDX derives no key from what was measured."""
-        raise TeeCapabilityError(
-            f"TDX has no sealing key for {label!r}",
-            hint="hand the store's key over by a custody service that releases it on evidence",
-        )
 
-    def _quote(self, report_data: bytes) -> bytes | None:
-        """Return one quote, or None if somebody else touched the entry meanwhile."""
-        name = f"strongroom-{uuid.uuid4()}"
-        self._reports.make(name)
-        try:
-            provider = self._reports.read(name, "provider").strip()
-            if provider != b"tdx_guest":
-                raise NoTeeError(f"configfs-tsm is provided by {provider[:20]!r}, expected tdx_guest")
-            self._reports.write(name, "inblob", report_data)
-            quote = self._reports.read(name, "outblob")
-            generation = self._reports.read(name, "generation").strip()
-            return quote if generation == b"1" else None  # one write was ours; every further one was not
-        finally:
-            self._reports.remove(name)
+class SnpTee(_GuestTee):
+    """An SEV-SNP guest, through configfs-tsm; Linux 6.7 or later. ``vmpl`` is the privilege level to report."""
+
+    tee: TeeName = "snp"
+
+    def __init__(
+        self,
+        reports: Reports,
+        *,
+        collateral: CollateralSource | None,
+        vmpl: int = 0,
+        first_pause: float = _FIRST_PAUSE,
+    ) -> None:
+        super().__init__(collateral)
+        self._first_pause = first_pause
+        self._reports = reports
+        self._vmpl = vmpl
+
+    def evidence(self, report_data: bytes) -> Evidence:
+        """Return evidence over 64 bytes of report data, with the certificates that the host offers."""
+        _check_length(report_data)
+        answer = ask_kernel(
+            self._reports,
+            report_data,
+            provider=b"sev_guest",
+            extra=(("privlevel", str(self._vmpl).encode()),),
+            auxiliary=True,
+            first_pause=self._first_pause,
+        )
+        return Evidence(tee=self.tee, quote=check_report(answer, report_data))
+
+    @functools.cached_property
+    def own_measurement(self) -> str:
+        """Return the guest's own launch digest as policies name it."""
+        return parse_snp_report(self.evidence(bytes(REPORT_DATA_BYTES)).quote).measurement
 
 
 def _check_length(report_data: bytes) -> None:
     if len(report_data) != REPORT_DATA_BYTES:
         raise UsageError(f"report data has {REPORT_DATA_BYTES} bytes, got {len(report_data)}")
-
-
-def _check_answer(quote: bytes, report_data: bytes) -> bytes:
-    """Return the quote if it answers what was asked; another process's answer must not leave this one."""
-    try:
-        answered = parse_quote(quote).report_data
-    except EvidenceError as error:
-        raise TeeDeviceError("the TEE returned something that is not a quote") from error
-    if not same(answered, report_data):
-        raise TeeDeviceError("the TEE returned a quote over other report data", hint="ask again")
-    return quote
 
 
 def _read(path: Path) -> bytes:
