@@ -7,6 +7,7 @@ never sent before its commit; a broker whose store fails stops.
 from __future__ import annotations
 
 import asyncio
+import base64
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,6 @@ from strongroom.broker.ledger_store import SqlLogStore, write_growth
 from strongroom.catalog.store import Change, LedgerEnd, MonotonicCounter, RolledBackStoreError, Store, StoreError
 from strongroom.digests import same
 from strongroom.ledger.checkpoint import Checkpoint, LedgerKey, sign_checkpoint
-from strongroom.ledger.entry import Entry
 from strongroom.ledger.log import Growth, MerkleLog
 from strongroom.statements import SigningKey
 
@@ -58,7 +58,7 @@ class Book:
                 f"the ledger in the store has {self.log.size} entries that do not match the {head.size} committed",
                 hint="the store was changed from outside; restore the newest backup of the whole directory",
             )
-        self.note = self._sign(self.log.size, self.log.root)
+        self._take_note(self._sign(self.log.size, self.log.root))
         self._queue: list[_Waiting] = []
         self._wake = asyncio.Event()
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="book")
@@ -66,8 +66,8 @@ class Book:
         self.failure: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
         self._task = asyncio.create_task(self._run())
 
-    async def write(self, *entries: Entry, changes: Sequence[Change] = (), administrative: bool = False) -> Written:
-        """Return once ``entries`` and ``changes`` are durable together; the index is that of the first entry.
+    async def write(self, *entries: bytes, changes: Sequence[Change] = (), administrative: bool = False) -> Written:
+        """Return once ``entries`` (encoded) and ``changes`` are durable together; the index is the first entry's.
 
         ``administrative`` changes also advance the platform's counter first, so that a store from before them is
         refused at the next start.
@@ -75,8 +75,7 @@ class Book:
         if self._failed is not None:
             raise StoreError("the broker's store failed earlier") from self._failed
         done: asyncio.Future[Written] = asyncio.get_running_loop().create_future()
-        encoded = tuple(entry.encode() for entry in entries)
-        self._queue.append(_Waiting(entries=encoded, changes=tuple(changes), administrative=administrative, done=done))
+        self._queue.append(_Waiting(entries=entries, changes=tuple(changes), administrative=administrative, done=done))
         self._wake.set()
         return await done
 
@@ -108,7 +107,7 @@ class Book:
                 self._fail(error, group)
                 return
             self.log.adopt(growth)
-            self.note = note
+            self._take_note(note)
             index = growth.start
             for waiting in group:
                 if not waiting.done.done():
@@ -143,6 +142,10 @@ class Book:
                 hint="another broker was started over a copy of this store; only the newest one serves",
             )
         self._counter_read = now
+
+    def _take_note(self, note: str) -> None:
+        self.note = note
+        self.note_header = base64.b64encode(note.encode()).decode()
 
     def _sign(self, size: int, root: bytes) -> str:
         checkpoint = Checkpoint(origin=self.public.origin, size=size, root=root)

@@ -22,7 +22,7 @@ from strongroom.broker.state import State
 from strongroom.catalog.identity import Identity
 from strongroom.catalog.store import Change
 from strongroom.errors import RefusedError, StrongroomError
-from strongroom.ledger.entry import Entry, EntryKind
+from strongroom.ledger.entry import Entry, EntryForm, EntryKind
 from strongroom.statements import Statement, VerifyKey
 
 
@@ -66,6 +66,14 @@ class Desk:
     ) -> Written:
         """Take over ``changes``, and return once they and the entry are durable."""
         entry = fit(Entry(kind=kind, time=self.clock(), facts=facts, reasons=shorten(reasons)))
+        self.state.apply(*changes)
+        return await self.book.write(entry.encode(), changes=changes, administrative=administrative)
+
+    async def write_form(
+        self, form: EntryForm, *, moment: str, changes: Sequence[Change] = (), administrative: bool = False
+    ) -> Written:
+        """Take over ``changes``, and return once they and the entry that ``form`` makes are durable."""
+        entry = form.fill(moment=moment, time=self.clock())
         self.state.apply(*changes)
         return await self.book.write(entry, changes=changes, administrative=administrative)
 

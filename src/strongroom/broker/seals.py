@@ -7,11 +7,23 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Sequence
+from typing import NoReturn
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
 from strongroom.digests import digest, frame
+from strongroom.errors import EnvelopeError
 
 SESSION_BYTES = 16
 SECRET_BYTES = 32
+_NONCE_BYTES = 12
+
+
+class ReleaseSealError(EnvelopeError):
+    """Released keys do not open, or a request's counter would seal twice."""
 
 
 def enrol_info(*, dataset: str, version: int, manifest_digest: bytes) -> bytes:
@@ -24,14 +36,59 @@ def session_info(*, session: bytes, nonce: bytes, job_digest: bytes) -> bytes:
     return frame(b"strongroom/session/v1", session, nonce, job_digest)
 
 
-def release_info(
-    *, session: bytes, counter: int, job_digest: bytes, datasets: Sequence[tuple[str, int, str]], policy_digest: str
-) -> bytes:
-    """Return the HPKE info of released keys: request, job, every (dataset, version, policy digest) and their fusion."""
+def release_terms(*, job_digest: bytes, datasets: Sequence[tuple[str, int, str]], policy_digest: str) -> bytes:
+    """Return under which terms keys are released: job, every (dataset, version, policy digest) and their fusion."""
     parts = [part.encode() for name, version, policy in datasets for part in (name, str(version), policy)]
-    return frame(
-        b"strongroom/release/v1", session, str(counter).encode(), job_digest, policy_digest.encode(), frame(*parts)
-    )
+    return frame(job_digest, policy_digest.encode(), frame(*parts))
+
+
+class ReleaseSeal:
+    """Seals what a session's holder is released: AES-256-GCM under a key that only both ends of the session derive.
+
+    The secret was sealed to the attested key by HPKE, so this is that exchange's exported key. The nonce is the
+    request's counter: it only grows, and a counter that does not is refused, so no nonce is ever used again.
+    """
+
+    __slots__ = ("_aead", "_last", "_session")
+
+    def __init__(self, secret: bytes, *, session: bytes) -> None:
+        if len(secret) != SECRET_BYTES:
+            raise ReleaseSealError(f"a session's secret has {SECRET_BYTES} bytes, got {len(secret)}")
+        info = frame(b"strongroom/release-key/v1", session)
+        self._aead = AESGCM(HKDFExpand(algorithm=SHA256(), length=SECRET_BYTES, info=info).derive(secret))
+        self._session = session
+        self._last = 0
+
+    def seal(self, plaintext: bytes, *, counter: int, terms: bytes) -> bytes:
+        """Return ``plaintext`` sealed as the answer to request ``counter``; each counter seals once, upwards."""
+        if counter <= self._last:
+            raise ReleaseSealError(f"request {counter} came after request {self._last}, and must seal nothing")
+        self._last = counter
+        return self._aead.encrypt(_nonce(counter), plaintext, self._bind(counter, terms))
+
+    def open(self, sealed: bytes, *, counter: int, terms: bytes) -> bytes:
+        """Return what was sealed for request ``counter`` under ``terms``; raise ReleaseSealError otherwise."""
+        try:
+            return self._aead.decrypt(_nonce(counter), sealed, self._bind(counter, terms))
+        except (InvalidTag, ValueError) as error:
+            raise ReleaseSealError(
+                f"the released keys do not open as the answer to request {counter}",
+                hint="they were sealed for another request, session, job or policy, or changed on the way",
+            ) from error
+
+    def _bind(self, counter: int, terms: bytes) -> bytes:
+        return frame(b"strongroom/release/v2", self._session, str(counter).encode(), terms)
+
+    def __repr__(self) -> str:
+        return "ReleaseSeal()"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a release seal cannot be pickled or copied")
+
+
+def _nonce(counter: int) -> bytes:
+    """Return the counter as 12 bytes, big endian."""
+    return counter.to_bytes(_NONCE_BYTES, "big")
 
 
 def request_mac(secret: bytes, *, path: str, session: bytes, counter: int, body: bytes) -> bytes:

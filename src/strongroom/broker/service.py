@@ -6,7 +6,6 @@ newest checkpoint. It logs kinds and paths, never bodies.
 
 from __future__ import annotations
 
-import base64
 import json
 import logging
 import secrets
@@ -104,7 +103,7 @@ class Service:
             protocol.close(None)
             return
         answer = await self._answer(scope, protocol)
-        note = base64.b64encode(self._desk.book.note.encode()).decode()
+        note = self._desk.book.note_header
         headers = [("content-type", "application/json"), (CHECKPOINT_HEADER, note), ("cache-control", "no-store")]
         protocol.response_bytes(answer.status, headers, answer.body)
 
@@ -147,6 +146,9 @@ async def _read(scope: Scope, protocol: Any, limit: int) -> bytes:  # noqa: ANN4
     stated = str(scope.headers.get("content-length") or "0")
     if not stated.isdecimal() or int(stated) > limit:
         raise MalformedRequestError(f"this door takes at most {limit} bytes")
+    if stated != "0" and "transfer-encoding" not in scope.headers:  # HTTP/1.1 then ends the body where it says.
+        whole: bytes = await protocol()
+        return whole
     parts, size = [], 0
     async for part in protocol:
         size += len(part)

@@ -16,9 +16,10 @@ from strongroom.attestation.appraisal import AttestationResult
 from strongroom.attestation.roles import Role
 from strongroom.broker.names import NONCE_BYTES
 from strongroom.broker.release import TeeFacts
-from strongroom.broker.seals import SECRET_BYTES, SESSION_BYTES, request_mac
+from strongroom.broker.seals import SECRET_BYTES, SESSION_BYTES, ReleaseSeal, request_mac
 from strongroom.digests import same
 from strongroom.errors import EvidenceError
+from strongroom.ledger.entry import EntryForm
 
 NONCE_LIFETIME = timedelta(seconds=60)
 SESSION_LIFETIME = timedelta(minutes=10)
@@ -77,10 +78,10 @@ class Session:
     tee: TeeFacts
     result: AttestationResult = field(repr=False)
     key_digest: bytes
-    kem_public: bytes = field(repr=False)
+    seal: ReleaseSeal
     ends: datetime
     counter: int = 0
-    prepared: dict[object, object] = field(default_factory=dict, repr=False)
+    form: tuple[object, EntryForm] | None = field(default=None, repr=False)  # what the ledger says of its last parcel
 
 
 class Sessions:
@@ -98,21 +99,21 @@ class Sessions:
         tee: TeeFacts,
         result: AttestationResult,
         key_digest: bytes,
-        kem_public: bytes,
         now: datetime,
     ) -> Session:
         """Open a session for a workload whose evidence was appraised."""
         while self._open and (len(self._open) >= MAX_SESSIONS or next(iter(self._open.values())).ends < now):
             self._open.popitem(last=False)
+        session_id, secret = self._random(SESSION_BYTES), self._random(SECRET_BYTES)
         session = Session(
-            id=self._random(SESSION_BYTES),
-            secret=self._random(SECRET_BYTES),
+            id=session_id,
+            secret=secret,
             role=role,
             job=job,
             tee=tee,
             result=result,
             key_digest=key_digest,
-            kem_public=kem_public,
+            seal=ReleaseSeal(secret, session=session_id),
             ends=now + SESSION_LIFETIME,
         )
         self._open[session.id] = session

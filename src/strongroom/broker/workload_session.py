@@ -22,7 +22,7 @@ from strongroom.attestation.workload_keys import PublicKeys, WorkloadKeys
 from strongroom.broker.calls import Line, SessionLostError
 from strongroom.broker.names import SESSION_HEADER
 from strongroom.broker.requests import decode64, encode64
-from strongroom.broker.seals import SECRET_BYTES, SESSION_BYTES, release_info, request_mac, session_info
+from strongroom.broker.seals import SECRET_BYTES, SESSION_BYTES, ReleaseSeal, release_terms, request_mac, session_info
 from strongroom.digests import same, to_text
 from strongroom.envelope.keys import DataKey, DatasetKeys
 from strongroom.errors import EnvelopeError, TransportError
@@ -125,14 +125,11 @@ class WorkloadSession:
         with self._lock:
             answer = self._call("/v1/release", {"datasets": list(datasets)})
             granted = [(str(name), int(version), str(digest)) for name, version, digest in answer["datasets"]]
-            info = release_info(
-                session=self._id,
-                counter=self._counter,
-                job_digest=self._job_digest,
-                datasets=granted,
-                policy_digest=str(answer["policy_digest"]),
+            terms = release_terms(
+                job_digest=self._job_digest, datasets=granted, policy_digest=str(answer["policy_digest"])
             )
-            plain = self._keys.kem.open(decode64(str(answer["sealed"]), name="the sealed keys"), info=info)
+            sealed = decode64(str(answer["sealed"]), name="the sealed keys")
+            plain = ReleaseSeal(self._secret, session=self._id).open(sealed, counter=self._counter, terms=terms)
         bundles, output, encoded, recipients = cbor2.loads(plain)
         policy = FusedPolicy.decode(encoded)
         if not same(policy.digest.encode(), str(answer["policy_digest"]).encode()):
@@ -192,15 +189,19 @@ class WorkloadSession:
         columns: Sequence[str],
         sealed: Mapping[str, bytes],
         location: str = "",
+        card: str = "",
     ) -> SubmittedOutput:
-        """Deposit an output that egress passed; ``sealed`` maps each recipient (party id) to the key sealed to it."""
+        """Deposit an output that egress passed; ``sealed`` maps each recipient (party id) to the key sealed to it.
+
+        ``card`` is the digest of the model card in an output of files.
+        """
         answer = self._call(
             "/v1/outputs",
             {
                 "output": name,
                 "digest": manifest_digest,
                 "location": location,
-                "details": {"signer": encode64(signer), "rows": rows, "columns": list(columns)},
+                "details": {"signer": encode64(signer), "rows": rows, "columns": list(columns), "card": card},
                 "sealed": {PartyId.parse(party).fingerprint: encode64(key) for party, key in sealed.items()},
             },
         )

@@ -6,6 +6,8 @@ An entry states facts and reasons about parties, datasets, jobs and measurements
 from __future__ import annotations
 
 import json
+import re
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,6 +21,7 @@ from strongroom.statements import canonical_json
 MAX_ENTRY_BYTES = 0xFFFF  # An entry bundle of tlog-tiles frames each entry with a 16-bit length.
 _TIME = "%Y-%m-%dT%H:%M:%S.%fZ"
 _FIELDS = {"kind", "time", "facts", "reasons"}
+_PLAIN = re.compile(r"[0-9A-Za-z:.+-]{0,64}\Z")  # What JSON writes as it is.
 
 
 class EntryKind(StrEnum):
@@ -54,19 +57,18 @@ class Entry:
 
     def encode(self) -> bytes:
         """Return the canonical JSON that is hashed; raise EntryError if it does not fit an entry bundle."""
-        if self.time.tzinfo is None:
-            raise EntryError("an entry's time is UTC, got a time without zone")
-        encoded = canonical_json(
-            {
-                "kind": self.kind.value,
-                "time": self.time.astimezone(UTC).strftime(_TIME),
-                "facts": dict(self.facts),
-                "reasons": list(self.reasons),
-            }
+        return _fitting(
+            canonical_json(_document(self.kind, facts=self.facts, reasons=self.reasons, time=_time_text(self.time)))
         )
-        if len(encoded) > MAX_ENTRY_BYTES:
-            raise EntryError(f"an entry has at most {MAX_ENTRY_BYTES} bytes, got {len(encoded)}")
-        return encoded
+
+    def form(self, *, moment: str) -> EntryForm:
+        """Return this entry as a form in which only its time and the fact ``moment``, a text, are filled in anew."""
+        marks = secrets.token_hex(16), secrets.token_hex(16)
+        facts = {**self.facts, moment: marks[0]}
+        encoded = canonical_json(_document(self.kind, facts=facts, reasons=self.reasons, time=marks[1])).decode()
+        head, _, rest = encoded.partition(marks[0])
+        middle, _, tail = rest.partition(marks[1])
+        return EntryForm(head=head, middle=middle, tail=tail)
 
     @classmethod
     def decode(cls, encoded: bytes) -> Self:
@@ -91,3 +93,34 @@ class Entry:
             raise EntryError(
                 "not a ledger entry", hint="the export was damaged or written by something else"
             ) from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EntryForm:
+    """An entry that is written again and again with only two texts changed: one fact, and the time."""
+
+    head: str
+    middle: str
+    tail: str
+
+    def fill(self, *, moment: str, time: datetime) -> bytes:
+        """Return what :meth:`Entry.encode` returns for the same facts, with ``moment`` (plain ASCII) and ``time``."""
+        if not _PLAIN.match(moment):
+            raise EntryError(f"a form is filled in with plain text, got {moment[:80]!r}")
+        return _fitting(f"{self.head}{moment}{self.middle}{_time_text(time)}{self.tail}".encode())
+
+
+def _document(kind: EntryKind, *, facts: Mapping[str, Any], reasons: tuple[str, ...], time: str) -> dict[str, Any]:
+    return {"kind": kind.value, "time": time, "facts": dict(facts), "reasons": list(reasons)}
+
+
+def _time_text(time: datetime) -> str:
+    if time.tzinfo is None:
+        raise EntryError("an entry's time is UTC, got a time without zone")
+    return time.astimezone(UTC).strftime(_TIME)
+
+
+def _fitting(encoded: bytes) -> bytes:
+    if len(encoded) > MAX_ENTRY_BYTES:
+        raise EntryError(f"an entry has at most {MAX_ENTRY_BYTES} bytes, got {len(encoded)}")
+    return encoded

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import lru_cache
 
 from strongroom.policy.document import DataUsePolicy, policy_digest
 from strongroom.policy.facts import JOB_KINDS, Facts
@@ -56,8 +57,29 @@ def evaluate(policy: DataUsePolicy, facts: Facts, *, now: datetime) -> Grant | R
         columns=facts.columns,
         lease=expires - now,
         expires=expires,
-        policy_digest=policy_digest(policy),
+        policy_digest=_digest(_This(policy)),
     )
+
+
+class _This:
+    """One policy as this very object; policies never change, so what is computed from it holds for its whole life."""
+
+    __slots__ = ("policy",)
+
+    def __init__(self, policy: DataUsePolicy) -> None:
+        self.policy = policy
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _This) and other.policy is self.policy
+
+    def __hash__(self) -> int:
+        return id(self.policy)
+
+
+@lru_cache(maxsize=4096)
+def _digest(this: _This) -> str:
+    """Return the policy's digest, computed once for each policy object; the cache holds it, so its id stays its own."""
+    return policy_digest(this.policy)
 
 
 def _judge_dataset(policy: DataUsePolicy, facts: Facts) -> Iterator[str]:

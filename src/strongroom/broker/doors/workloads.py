@@ -7,9 +7,10 @@ answer is in the ledger before it is sent, and keys are sealed to the attested k
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, cast
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import cbor2
 
@@ -20,49 +21,40 @@ from strongroom.attestation.roles import Role
 from strongroom.attestation.workload_keys import PublicKeys
 from strongroom.broker.desk import ConflictError, Desk, StrangerError
 from strongroom.broker.names import NONCE_BYTES
-from strongroom.broker.records import USES, Job, Output, text_change
-from strongroom.broker.release import Ruling, TeeFacts, missing_approvals, rule, shorten
+from strongroom.broker.records import USES, Dataset, Job, Output, text_change
+from strongroom.broker.release import Ruling, TeeFacts, fit, missing_approvals, rule, shorten
 from strongroom.broker.requests import MalformedRequestError, Message, decode64, encode64
-from strongroom.broker.seals import SECRET_BYTES, admission_mac, release_info, session_info, ticket_digest
+from strongroom.broker.seals import SECRET_BYTES, admission_mac, release_terms, session_info, ticket_digest
 from strongroom.broker.sessions import Session
 from strongroom.digests import parse_text, same, to_text
 from strongroom.envelope.hpke import seal
 from strongroom.envelope.keys import DatasetKeys, reveal
 from strongroom.errors import EvidenceError
-from strongroom.ledger.entry import EntryKind
+from strongroom.ledger.entry import Entry, EntryForm, EntryKind
+from strongroom.policy.document import policy_digest
 from strongroom.policy.evaluate import Grant, Refusal
-from strongroom.policy.fusion import FusedPolicy, fuse
+from strongroom.policy.fusion import fuse
 
 MEMBER_ROLES = (Role.WORKER, Role.EGRESS)
 MAX_EVIDENCE = 256 << 10
 MAX_DETAILS = 16 << 10
 MAX_SEALED = 1 << 20
+MAX_PARCELS = 1024
 _SHOWN_COLUMNS = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fusion:
-    """A job's fused policy, encoded and named once, and what the ledger says of the grants."""
+class Parcel:
+    """What one role of a job is handed under one set of policies: it follows from them, and is made up once.
 
-    encoded: bytes
-    digest: str
+    A parcel is no decision: every release is ruled on anew, and only the very policies that were ruled on find theirs.
+    """
+
+    plain: bytes = field(repr=False)
+    granted: tuple[tuple[str, int, str], ...]
+    policy_digest: str
+    terms: bytes
     described: tuple[Mapping[str, Any], ...]
-
-    @classmethod
-    def of(cls, fused: FusedPolicy, job: Job, ruling: Ruling, *, released: Collection[str]) -> Fusion:
-        """Return the fusion of ``job`` under ``ruling``, describing the datasets whose keys are ``released``."""
-        described = tuple(
-            {
-                "dataset": one.dataset,
-                "version": one.version,
-                "policy": grant.policy_digest,
-                "columns": list(grant.columns[:_SHOWN_COLUMNS]) or ["*"],
-                "columns_count": len(grant.columns),
-            }
-            for one, grant in zip(job.inputs, ruling.grants, strict=True)
-            if one.dataset in released
-        )
-        return cls(encoded=fused.encode(), digest=fused.digest, described=described)
 
 
 class WorkloadsDoor:
@@ -71,6 +63,7 @@ class WorkloadsDoor:
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
         self._peer_key = key_bundle_digest(desk.keys.public.tls_spki)
+        self._parcels: OrderedDict[tuple[object, ...], Parcel] = OrderedDict()
 
     async def attest(self, body: bytes) -> dict[str, Any]:
         """Open a session for a workload that proves what it is, for one job, with a ticket or an admission."""
@@ -110,7 +103,6 @@ class WorkloadsDoor:
             tee=TeeFacts.of(result, role=role.value),
             result=result,
             key_digest=keys.digest,
-            kem_public=keys.kem,
             now=now,
         )
         info = session_info(session=session.id, nonce=nonce, job_digest=parse_text(job.digest))
@@ -122,42 +114,32 @@ class WorkloadsDoor:
 
     async def release(self, session: Session, body: bytes) -> dict[str, Any]:
         """Release keys of the job's datasets, sealed to the attested key, if every owner of every input agrees."""
-        wanted = Message.parse(body, "datasets").texts("datasets")
+        counter = session.counter  # This request's: nothing was awaited since it was proven.
+        wanted = frozenset(Message.parse(body, "datasets").texts("datasets"))
         job = self._job(session)
-        unknown = sorted(set(wanted) - {one.dataset for one in job.inputs})
+        unknown = sorted(wanted - {one.dataset for one in job.inputs})
         if unknown or not wanted:
             raise MalformedRequestError(f"the job has no input {', '.join(unknown) or 'in an empty list'}")
         ruling = await self._rule(session, job, "release of keys")
-        fused, granted, plain = self._prepare(session, job, ruling, tuple(sorted(set(wanted))))
+        parcel = self._make_up(session.role, job, ruling, wanted)
         changes = []
         if not job.opened:
             uses = self._desk.state.uses
             changes = [text_change(USES, one.key, str(uses.get(one.key, 0) + 1)) for one in job.inputs]
             changes.append(replace(job, opened=True).to_change())
         counted = any(self._desk.state.policies[one.dataset].max_uses is not None for one in job.inputs)
-        info = release_info(
-            session=session.id,
-            counter=session.counter,
-            job_digest=parse_text(job.digest),
-            datasets=granted,
-            policy_digest=fused.digest,
-        )
-        sealed = seal(session.kem_public, plain, info=info)
-        written = await self._desk.write(
-            EntryKind.GRANT,
-            {
-                **self._about(session, job),
-                "datasets": list(fused.described),
-                "policy": fused.digest,
-                "expires": f"{ruling.expires:%FT%TZ}",
-            },
+        sealed = session.seal.seal(parcel.plain, counter=counter, terms=parcel.terms)
+        expires = f"{ruling.expires:%FT%TZ}"
+        written = await self._desk.write_form(
+            self._grant_form(session, job, parcel, expires=expires),
+            moment=expires,
             changes=changes,
             administrative=bool(changes) and counted,
         )
         return {
             "sealed": encode64(sealed),
-            "datasets": [list(one) for one in granted],
-            "policy_digest": fused.digest,
+            "datasets": parcel.granted,
+            "policy_digest": parcel.policy_digest,
             "lease": ruling.lease.total_seconds(),
             "index": written.index,
         }
@@ -300,44 +282,60 @@ class WorkloadsDoor:
             await self._desk.refuse(asked, facts=self._about(session, job), reasons=ruling.reasons)
         return ruling
 
-    def _prepare(
-        self, session: Session, job: Job, ruling: Ruling, wanted: tuple[str, ...]
-    ) -> tuple[Fusion, list[tuple[str, int, str]], bytes]:
-        """Return the fused policy, what is granted, and the plaintext to be sealed; the same request costs it once."""
-        digests = tuple(grant.policy_digest for grant in ruling.grants)
-        cached = session.prepared.get((wanted, digests))
-        if cached is None:
-            policies = [self._desk.state.policies[one.dataset] for one in job.inputs]
-            # Egress sees outputs, so it gets no key of an input.
-            released = () if session.role is Role.EGRESS else wanted
-            fused = Fusion.of(fuse(policies), job, ruling, released=released)
-            granted, bundles = [], []
-            for one, grant in zip(job.inputs, ruling.grants, strict=True):
-                if one.dataset in wanted:
-                    granted.append((one.dataset, one.version, grant.policy_digest))
-                    bundles.extend([self._bundle(one.key, grant)] if one.dataset in released else [])
-            recipients = {}
-            if session.role is Role.EGRESS:
-                members = self._desk.state.members
-                recipients = {
-                    party.fingerprint: members[party.fingerprint].kem_public
-                    for party in job.recipients
-                    if party.fingerprint in members
-                }
-            plain = cbor2.dumps([bundles, reveal(job.output_key), fused.encoded, recipients])
-            session.prepared.clear()
-            cached = session.prepared[wanted, digests] = (fused, granted, plain)
-        return cast("tuple[Fusion, list[tuple[str, int, str]], bytes]", cached)
+    def _make_up(self, role: Role, job: Job, ruling: Ruling, wanted: frozenset[str]) -> Parcel:
+        """Return what ``role`` of ``job`` is handed under the policies that ``ruling`` is about."""
+        state = self._desk.state
+        recipients: dict[str, bytes] = {}
+        if role is Role.EGRESS:
+            known = [(party.fingerprint, state.members.get(party.fingerprint)) for party in job.recipients]
+            recipients = {fingerprint: member.kem_public for fingerprint, member in known if member is not None}
+        inputs = [(state.datasets[one.key], grant) for one, grant in zip(job.inputs, ruling.grants, strict=True)]
+        place = (
+            job.digest,
+            role,
+            wanted,
+            *((dataset.key, dataset.revision, grant.policy_digest) for dataset, grant in inputs),
+            *recipients.items(),
+        )
+        parcel = self._parcels.get(place)
+        if parcel is None:
+            parcel = self._parcels[place] = self._make_parcel(role, job, inputs, wanted, recipients)
+            if len(self._parcels) > MAX_PARCELS:
+                self._parcels.popitem(last=False)
+        return parcel
 
-    def _bundle(self, key: str, grant: Grant) -> bytes:
-        """Return the encoded keys of one dataset: the columns granted and no other."""
-        dataset = self._desk.state.datasets[key]
-        if dataset.kind != "table":
-            return DatasetKeys.for_files(dataset.dek, dataset=dataset.name, version=dataset.version).encode()
-        columns = dataset.columns if not grant.columns or "*" in grant.columns else grant.columns
-        return DatasetKeys.from_dek(
-            dataset.dek, dataset=dataset.name, version=dataset.version, columns=columns
-        ).encode()
+    def _make_parcel(
+        self,
+        role: Role,
+        job: Job,
+        inputs: Sequence[tuple[Dataset, Grant]],
+        wanted: frozenset[str],
+        recipients: Mapping[str, bytes],
+    ) -> Parcel:
+        fused = fuse([self._desk.state.policies[one.dataset] for one in job.inputs])
+        asked = [(dataset, grant) for dataset, grant in inputs if dataset.name in wanted]
+        released = [] if role is Role.EGRESS else asked  # Egress sees outputs, so it gets no key of an input.
+        granted = tuple((dataset.name, dataset.version, grant.policy_digest) for dataset, grant in asked)
+        bundles = [_bundle(dataset, grant) for dataset, grant in released]
+        return Parcel(
+            plain=cbor2.dumps([bundles, reveal(job.output_key), fused.encode(), dict(recipients)]),
+            granted=granted,
+            policy_digest=fused.digest,
+            terms=release_terms(job_digest=parse_text(job.digest), datasets=granted, policy_digest=fused.digest),
+            described=tuple(_describe(dataset, grant) for dataset, grant in released),
+        )
+
+    def _grant_form(self, session: Session, job: Job, parcel: Parcel, *, expires: str) -> EntryForm:
+        """Return what the ledger says of a grant of ``parcel`` in ``session``, all but its times."""
+        if session.form is not None and session.form[0] is parcel:
+            return session.form[1]
+        facts = {**self._about(session, job), "datasets": list(parcel.described), "policy": parcel.policy_digest}
+        entry = Entry(kind=EntryKind.GRANT, time=self._desk.clock(), facts={**facts, "expires": expires})
+        fitting = fit(entry)
+        form = fitting.form(moment="expires")
+        if fitting is entry:  # One that names its facts by a digest is good for these times only.
+            session.form = parcel, form
+        return form
 
     def _job(self, session: Session) -> Job:
         return self._desk.state.jobs[session.job]
@@ -357,6 +355,16 @@ class WorkloadsDoor:
                 "output": output.id,
                 "digest": output.digest,
                 "recipients": [str(party) for party in job.outputs.get(output.name, ())],
+                "card": str(output.details.get("card", "")),
+                "lineage": [
+                    {
+                        "dataset": one.dataset,
+                        "version": one.version,
+                        "policy": policy_digest(self._desk.state.policies[one.dataset]),
+                    }
+                    for one in job.inputs
+                    if one.dataset in self._desk.state.policies
+                ],
             },
             reasons=output.reasons,
             changes=[output.to_change()],
@@ -380,6 +388,25 @@ class WorkloadsDoor:
             "simulated": result.simulated,
             "collateral": result.collateral_digest,
         }
+
+
+def _bundle(dataset: Dataset, grant: Grant) -> bytes:
+    """Return the encoded keys of one dataset: the columns granted and no other."""
+    if dataset.kind != "table":
+        return DatasetKeys.for_files(dataset.dek, dataset=dataset.name, version=dataset.version).encode()
+    columns = dataset.columns if not grant.columns or "*" in grant.columns else grant.columns
+    return DatasetKeys.from_dek(dataset.dek, dataset=dataset.name, version=dataset.version, columns=columns).encode()
+
+
+def _describe(dataset: Dataset, grant: Grant) -> dict[str, Any]:
+    """Return what the ledger says of one dataset's grant."""
+    return {
+        "dataset": dataset.name,
+        "version": dataset.version,
+        "policy": grant.policy_digest,
+        "columns": list(grant.columns[:_SHOWN_COLUMNS]) or ["*"],
+        "columns_count": len(grant.columns),
+    }
 
 
 def _small(details: dict[str, Any]) -> dict[str, Any]:
