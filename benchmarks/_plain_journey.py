@@ -1,4 +1,4 @@
-"""Run the demo's program on plain Parquet with stock Spark, two executors, no protection: the other half of ``journey``.
+"""Run the demo's program on plain Parquet with stock Spark and no protection: the other half of ``journey``.
 
 A process of its own, so that its Java machines start as cold as Strongroom's. Prints one JSON line with the seconds.
 """
