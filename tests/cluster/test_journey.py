@@ -1,6 +1,6 @@
 """The journey of a job whose processes are pods."""
 
-from small_world import expected_answer
+from small_world import expected_answer, wait_until
 
 
 def test_job_on_a_cluster_gives_the_right_answer(lab):
@@ -8,3 +8,33 @@ def test_job_on_a_cluster_gives_the_right_answer(lab):
     report = lab.run(on_event=lambda name, facts: seen.append((name, dict(facts))))
     assert lab.world.fetch(report) == expected_answer()
     assert report.simulated
+
+
+def test_cluster_is_given_nothing_secret(lab):
+    """Attack: whoever reads the namespace's objects looks for a key, a ticket, a program or a Secret."""
+    lab.run()
+    assert {body["kind"] for body in lab.cluster.bodies} == {"Pod", "ConfigMap", "NetworkPolicy"}
+    for pod in (body for body in lab.cluster.bodies if body["kind"] == "Pod"):
+        assert pod["spec"]["automountServiceAccountToken"] is False
+        for container in pod["spec"]["containers"]:
+            assert "env" not in container
+            assert "envFrom" not in container
+            assert "ticket" not in " ".join(container["command"])
+            assert container["securityContext"]["readOnlyRootFilesystem"] is True
+        assert not any("secret" in volume for volume in pod["spec"]["volumes"])
+
+
+def test_pods_belong_to_the_driver_and_go_with_it(lab):
+    lab.run()
+    wait_until(lambda: len(lab.cluster.names("pods")) == 1)
+    (driver,) = lab.cluster.names("pods")
+    assert driver.endswith("-driver")  # kept for its log
+    lab.cluster.store.delete("pods", "jobs", driver, grace=0)
+    assert lab.cluster.names("pods") == []
+    assert lab.cluster.names("configmaps") == []
+    assert lab.cluster.names("networkpolicies") == []
+
+
+def test_client_inside_the_cluster_goes_straight_to_the_pod(lab):
+    lab.cluster.rules.pop("pods/portforward")
+    assert lab.world.fetch(lab.run(reach="pod-ip")) == expected_answer()

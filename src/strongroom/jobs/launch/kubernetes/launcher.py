@@ -68,6 +68,7 @@ class KubernetesLauncher:
         self._asked_events: dict[str, float] = {}
         self._patience: float = 0.0
         self._said = ""
+        self._finished = threading.Event()
         self._tunnel: Tunnel | None = None
         self._keeper = threading.Thread(target=self._keep, name="placement", daemon=True)
 
@@ -138,7 +139,10 @@ class KubernetesLauncher:
         return PlacementError(f"{trouble.sentence}{quoted}", hint=trouble.remedy)
 
     def stop(self, *, keep: bool = True) -> None:
-        """End every pod; with ``keep``, a driver that ended by itself stays, for its log. Safe to call twice."""
+        """End every pod; with ``keep``, a driver that ends by itself stays, for its log. Safe to call twice."""
+        until = time.monotonic() + _GRACE_SECONDS
+        while keep and self._finished.is_set() and self.running() and time.monotonic() < until:
+            self._sleep()
         self._closing.set()
         self._wake()
         if self._keeper.ident is not None and self._keeper is not threading.current_thread():
@@ -256,6 +260,7 @@ class KubernetesLauncher:
                 case "wanted":
                     self.want(str(said["role"]), min(int(said["count"]), _MOST_MEMBERS))
                 case "finished":
+                    self._finished.set()
                     with self._lock:
                         self._wanted.clear()
                 case "failed":
