@@ -6,6 +6,8 @@ Every process is real and measured, the TEE is simulated, the engine is the embe
 from __future__ import annotations
 
 import atexit
+import fcntl
+import os
 import shutil
 import signal
 import threading
@@ -364,24 +366,22 @@ def scratch_directories() -> set[Path]:
     return set(Path("/dev/shm").glob("strongroom-job-*"))
 
 
-def held_by_the_living(directories: Collection[Path]) -> set[Path]:
-    """Those that the next start would not remove, because some process holds them."""
-    import fcntl
-    import os
-
-    held = set()
-    for directory in directories:
+def abandoned(before: Collection[Path]) -> set[Path]:
+    """Scratch directories made since ``before`` that no living process holds."""
+    found = set()
+    for directory in scratch_directories() - set(before):
         try:
             descriptor = os.open(directory, os.O_RDONLY)
         except OSError:
             continue
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            found.add(directory)
         except BlockingIOError:
-            held.add(directory)
+            continue
         finally:
             os.close(descriptor)
-    return held
+    return {directory for directory in found if directory.exists()}
 
 
 def plaintext_in(*places: Path) -> list[str]:

@@ -4,7 +4,7 @@ import time
 from datetime import timedelta
 
 import pytest
-from small_world import LONG_QUERY, expected_answer, held_by_the_living, plaintext_in, scratch_directories
+from small_world import LONG_QUERY, abandoned, expected_answer, plaintext_in, scratch_directories
 
 from strongroom.errors import RefusedError, StrongroomError
 
@@ -22,7 +22,7 @@ def test_two_owners_tables_are_joined_and_the_answer_is_right(world):
     assert world.fetch(report) == expected_answer()
     assert report.simulated
     assert plaintext_in(world.directory) == []
-    assert held_by_the_living(scratch_directories() - before) == set()
+    assert abandoned(before) == set()
     with pytest.raises(StrongroomError):
         world.fetch(report, by=world.partner)  # it is not among the recipients of this output
 

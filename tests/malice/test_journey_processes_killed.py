@@ -7,8 +7,8 @@ import time
 import pytest
 from small_world import (
     LONG_QUERY,
+    abandoned,
     expected_answer,
-    held_by_the_living,
     lives,
     pids,
     plaintext_in,
@@ -39,11 +39,11 @@ def test_death_of_the_driver_is_reported_at_once_and_leaves_no_plaintext(world):
         world.run(world.write_job(program=LONG_QUERY), on_event=kill)
     assert time.monotonic() - started < 60
     assert not any(lives(pid) for pid in pids(seen, "driver") + pids(seen, "egress"))
-    left = scratch_directories() - before
+    left = abandoned(before)
     assert plaintext_in(world.directory, *left) == []
     # What it could not remove, the next job's processes do.
     world.run()
-    assert not (left & scratch_directories()) - held_by_the_living(left)
+    assert left & scratch_directories() == set()
 
 
 def test_egress_that_is_killed_is_replaced_and_the_answer_is_right(world):

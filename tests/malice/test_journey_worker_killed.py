@@ -6,8 +6,8 @@ import threading
 
 import pytest
 from small_world import (
+    abandoned,
     expected_answer,
-    held_by_the_living,
     pids,
     plaintext_in,
     scratch_directories,
@@ -57,8 +57,7 @@ def test_worker_that_is_killed_is_replaced_by_one_that_attests_and_the_answer_is
         assert names.count("worker-keys") == 3
         answer = sorted(world.fetch(report), key=lambda row: (row["region"], row["segment"]))
         assert answer == expected_answer()
-        left = scratch_directories() - before
-        assert held_by_the_living(left) == set()
+        assert abandoned(before) == set()
         assert plaintext_in(world.directory) == []
 
 

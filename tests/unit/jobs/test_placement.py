@@ -104,6 +104,23 @@ def test_worker_that_keeps_dying_is_reported_with_what_it_said(place):
     assert len(host.started) == 4
 
 
+def test_job_goes_on_with_the_workers_that_are_left(place):
+    host = Host(
+        driver=LISTENING + "say('wanted', role='worker', count=2)\ntime.sleep(60)", worker="import time; time.sleep(60)"
+    )
+    launcher = place(host, restarts=1)
+    launcher.start()
+    wait(lambda: len(host.started) == 3)
+    for dead in (1, 3):
+        wait(lambda dead=dead: len(host.started) > dead)
+        host.started[dead][1].kill()
+        host.started[dead][1].wait()
+    time.sleep(0.3)
+    assert (launcher.trouble, sorted(host.alive())) == ("", ["driver", "worker"])
+    host.started[2][1].kill()
+    wait(lambda: "signal SIGKILL" in launcher.trouble)
+
+
 def test_host_that_cannot_start_a_worker_is_reported(place):
     class Broken(Host):
         def start(self, role, argv, **more):
