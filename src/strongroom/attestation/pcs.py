@@ -24,6 +24,7 @@ _INTEL_ROOT_CRL: Final = "https://certificates.trustedservices.intel.com/IntelSG
 _MAX_ANSWER: Final = 1 << 20
 _HTTP_OK, _TOO_MANY, _SERVER_ERROR, _NOT_FOUND = 200, 429, 500, 404
 _PAUSE, _LONGEST_PAUSE = 0.5, 20.0
+_BURST: Final = 4  # the requests of one fetch may follow each other at once
 _DER_SEQUENCE: Final = 0x30
 _PRODUCT: Final = {"sgx": "sgx", "tdx": "tdx"}
 
@@ -38,7 +39,7 @@ class CollateralService:
     """One service: Intel's, or a PCCS in the operator's network.
 
     ``update``: the ``standard`` set, or the ``early`` one that Intel publishes months before it becomes standard.
-    ``proxy``: the URL of an HTTP proxy; empty for none (the environment is not read). ``per_second``: requests at most.
+    ``proxy``: the URL of an HTTP proxy; empty for none (the environment is not read). ``per_second``: requests at most, beyond a first four.
     ``attempts``: tries per request when the service is busy or unreachable. ``deadline``: for a whole fetch.
     """
 
@@ -136,8 +137,9 @@ class CollateralService:
         """Wait until this client may ask again, whatever thread asked last."""
         with self._lock:
             now = time.monotonic()
-            turn = max(now, self._next)
-            self._next = turn + self._interval
+            due = max(now, self._next)
+            self._next = due + self._interval
+            turn = due - (_BURST - 1) * self._interval
         if turn >= ends:
             raise CollateralFetchError(f"{self.url} would be asked too often", hint="raise the deadline or the rate")
         if turn > now:

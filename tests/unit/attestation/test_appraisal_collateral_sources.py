@@ -155,7 +155,7 @@ def test_requests_are_spaced_across_threads(service: CollateralDesk) -> None:
     for thread in threads:
         thread.join(timeout=20)
     assert len(service.asked) == 12
-    assert time.monotonic() - started >= 11 / 20
+    assert time.monotonic() - started >= 8 / 20
 
 
 def test_the_early_set_is_asked_for_by_name(service: CollateralDesk) -> None:

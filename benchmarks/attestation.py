@@ -1,0 +1,197 @@
+"""Appraisals a second on one core and on two, parsing, and a thousand workers attesting to one driver at once.
+
+Evidence is the simulated TEE's: its quotes and collateral have the real formats and pass the real verifier, only under
+another root. Every quote is fresh, so nothing is answered from a cache of quotes.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import dcap_qvl
+import psutil
+
+from benchmarks.harness import Figure, Options, Report, interleave, progress
+from strongroom.attestation.anchors import TrustAnchor
+from strongroom.attestation.appraisal import CollateralMemory, Verifier
+from strongroom.attestation.collateral_sources import CollateralFolder, Pccs
+from strongroom.attestation.evidence import Evidence, parse_quote
+from strongroom.attestation.simulated.pki import Vendor
+from strongroom.attestation.simulated.quoting import SgxFacts, TdxFacts, quote_sgx, quote_tdx
+from strongroom.testing import collateral_desk
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Canvas
+
+PAIR_GOAL: Final = 500.0  # appraisals a second with two processes
+STORM: Final = 1000
+GREY, BLUE, GOAL_COLOUR = "#9aa5b1", "#1f6f8b", "#c8553d"
+VENDOR: Final = Vendor(b"benchmark".ljust(32, b"."))
+ANCHOR: Final = TrustAnchor(root_der=VENDOR.root_der, simulated=True)
+NOW: Final = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
+class Served:
+    """One set of collateral, at hand."""
+
+    def __init__(self, tee: str) -> None:
+        self.text = VENDOR.collateral(tee, now=NOW)
+
+    def collateral(self, quote: bytes) -> str:
+        del quote
+        return self.text
+
+
+def make_quotes(tee: str, count: int) -> list[tuple[Evidence, bytes]]:
+    """Return ``count`` pieces of evidence, each over report data of its own."""
+    made = []
+    for _ in range(count):
+        asked = os.urandom(64)
+        if tee == "sgx":
+            quote = quote_sgx(VENDOR, SgxFacts(mr_enclave=b"E" * 32, mr_signer=b"S" * 32), report_data=asked)
+        else:
+            quote = quote_tdx(VENDOR, TdxFacts(mr_td=b"D" * 48, rtmrs=(bytes(48),) * 4), report_data=asked)
+        made.append((Evidence(tee=tee, quote=quote), asked))
+    return made
+
+
+@cache
+def verifier(tee: str) -> Verifier:
+    """Return this process's verifier."""
+    return Verifier(ANCHOR, Served(tee), memory=CollateralMemory())
+
+
+def appraise_all(tee: str, quotes: Sequence[tuple[Evidence, bytes]]) -> int:
+    """Appraise every piece of evidence in this process."""
+    for evidence, asked in quotes:
+        verifier(tee).appraise(evidence, report_data=asked, now=NOW)
+    return len(quotes)
+
+
+def appraise_elsewhere(pool: ProcessPoolExecutor, tee: str, quotes: Sequence[tuple[Evidence, bytes]]) -> int:
+    """Appraise every piece of evidence in the pool, in blocks, so that carrying it over costs little."""
+    blocks = [quotes[start : start + 50] for start in range(0, len(quotes), 50)]
+    return sum(pool.map(appraise_all, [tee] * len(blocks), blocks))
+
+
+def verify_all(tee: str, quotes: Sequence[tuple[Evidence, bytes]]) -> None:
+    """Run the cryptographic library alone, without our checks, policy and memory."""
+    collateral = dcap_qvl.QuoteCollateralV3.from_json(Served(tee).text)
+    seconds = int(NOW.timestamp())
+    engine, policy = dcap_qvl.QuoteVerifier(ANCHOR.root_der), dcap_qvl.QuotePolicy.claims_only(seconds)
+    for evidence, _ in quotes:
+        engine.verify_with_policy(evidence.quote, collateral, seconds, policy)
+
+
+def storm(quotes: Sequence[tuple[Evidence, bytes]]) -> tuple[list[float], int, float]:
+    """Let every worker's evidence arrive at one driver at once, which has no collateral yet.
+
+    Return the seconds each waited for its result, how often the collateral service was asked, and MiB of memory gained.
+    """
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        collateral_desk({"tdx": VENDOR.collateral("tdx", now=NOW)}) as desk,
+    ):
+        source = Pccs(desk.url, folder=CollateralFolder(Path(folder)))
+        driver = Verifier(ANCHOR, source, memory=CollateralMemory())
+        gate, waited, lock = threading.Event(), [], threading.Lock()
+
+        def attest(evidence: Evidence, asked: bytes) -> None:
+            gate.wait()
+            started = time.perf_counter()
+            driver.appraise(evidence, report_data=asked, now=NOW)
+            with lock:
+                waited.append(time.perf_counter() - started)
+
+        gc.collect()
+        process = psutil.Process()
+        before, most = process.memory_info().rss, 0
+        threads = [threading.Thread(target=attest, args=one) for one in quotes]
+        for thread in threads:
+            thread.start()
+        gate.set()
+        for thread in threads:
+            thread.join()
+            most = max(most, process.memory_info().rss)
+        if len(waited) != len(quotes):
+            raise RuntimeError(f"{len(quotes) - len(waited)} of {len(quotes)} workers were not admitted")
+        return waited, len(desk.asked), (most - before) / 2**20
+
+
+def run(options: Options) -> Report:
+    """Run all works turn about, then the storm."""
+    count, rounds = (100, 3) if options.quick else (400, 9)
+    progress(options, f"making {count} quotes of each kind")
+    quotes = {tee: make_quotes(tee, count) for tee in ("sgx", "tdx")}
+    parsed = [evidence.quote for evidence, _ in quotes["tdx"]] * 10
+    with ProcessPoolExecutor(2) as pool:
+        works: dict[str, Callable[[], object]] = {
+            "SGX, one process": lambda: appraise_all("sgx", quotes["sgx"]),
+            "TDX, one process": lambda: appraise_all("tdx", quotes["tdx"]),
+            "TDX, library alone": lambda: verify_all("tdx", quotes["tdx"]),
+            "TDX, two processes": lambda: appraise_elsewhere(pool, "tdx", quotes["tdx"]),
+            "parse": lambda: [parse_quote(quote) for quote in parsed],
+        }
+        runs = interleave(works, rounds=rounds)
+    size = STORM // 5 if options.quick else STORM
+    progress(options, f"{size} workers at once")
+    crowd = make_quotes("tdx", size)
+    waits, asked, gained = min((storm(crowd) for _ in range(3)), key=lambda one: max(one[0]))
+    rates = {name: count / runs.cpu(name) for name in ("SGX, one process", "TDX, one process", "TDX, library alone")}
+    rates["TDX, two processes"] = count / runs.wall("TDX, two processes")
+    waits.sort()
+    figures = [
+        Figure(name="SGX appraisals on one core", value=rates["SGX, one process"], unit="1/s"),
+        Figure(name="TDX appraisals on one core", value=rates["TDX, one process"], unit="1/s"),
+        Figure(
+            name="TDX appraisals with two processes", value=rates["TDX, two processes"], unit="1/s", at_least=PAIR_GOAL
+        ),
+        Figure(
+            name="appraisal against the library alone",
+            value=runs.ratio("TDX, one process", to="TDX, library alone"),
+            unit="x CPU",
+        ),
+        Figure(name="quotes parsed on one core", value=len(parsed) / runs.cpu("parse"), unit="1/s"),
+        Figure(name=f"{size} workers at once: median wait", value=statistics.median(waits), unit="s"),
+        Figure(name=f"{size} workers at once: p99 wait", value=waits[int(0.99 * len(waits))], unit="s"),
+        Figure(name=f"{size} workers at once: requests to the service", value=asked, unit="requests", at_most=4),
+        Figure(name=f"{size} workers at once: memory gained", value=gained, unit="MiB", at_most=256),
+    ]
+    return Report(
+        name="attestation",
+        title="Appraising evidence",
+        figures=figures,
+        notes=[
+            f"median of {rounds} rounds of {count} quotes; one-core rates are per CPU second, two processes per second",
+            "an appraisal is the whole of spec/4-release.md section 3, with policy, memory and report data",
+            "each worker's evidence waits in a thread of its own; four requests are one fetch of collateral",
+            "quotes and collateral are the simulated TEE's, in the real formats; no hardware took part",
+        ],
+        draw=lambda canvas: draw(canvas, rates, waits),
+    )
+
+
+def draw(canvas: Canvas, rates: dict[str, float], waits: Sequence[float]) -> None:
+    """Draw the rates as bars, and the storm's waits as a curve."""
+    left, right = canvas.subplots(1, 2)
+    names = list(rates)
+    left.barh(names, [rates[name] for name in names], color=[BLUE, BLUE, GREY, BLUE])
+    left.axvline(PAIR_GOAL, color=GOAL_COLOUR, linestyle="--", linewidth=1)
+    left.invert_yaxis()
+    left.set_title("Appraisals a second")
+    left.set_xlabel("per core second (two processes: per second)")
+    right.plot([1000 * wait for wait in waits], [(index + 1) / len(waits) for index in range(len(waits))], color=BLUE)
+    right.set_title(f"{len(waits)} workers at once")
+    right.set_xlabel("wait for the result, ms")
+    right.set_ylabel("share answered")
