@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 CLUSTERS = ("process", "standalone", "k8s")
 _SILENT = ("done", "failed")  # said once more, and better, at the end
 _ENGINES = {"process": "embedded", "standalone": "spark"}
-_DEFAULT = {"sql": "process", "spark": "standalone"}
+_DEFAULT = {"sql": "process", "python": "process", "spark": "standalone"}
 
 
 @verb(
@@ -27,14 +27,15 @@ _DEFAULT = {"sql": "process", "spark": "standalone"}
         "strongroom submit delays.toml --dry-run",
         "strongroom submit delays.toml --platform platform/",
         "strongroom submit delays.toml --platform platform/ --json",
+        "strongroom submit delays.toml --cluster k8s --settings cluster.toml",
     )
 )
 @click.argument("job", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="JOB.toml")
 @click.option(
     "--cluster",
     type=click.Choice(CLUSTERS),
-    help="Where it is placed: one process (SQL on the embedded engine), or Spark on workers of this machine. "
-    "By default process for sql jobs, standalone for spark jobs.",
+    help="Where it is placed: one process (SQL and Python on the embedded engine), or Spark on workers of this "
+    "machine, or pods of a Kubernetes cluster. By default process for sql and python jobs, standalone for spark jobs.",
 )
 @click.option("--dry-run", is_flag=True, help="Print what would be created and create nothing; takes no password.")
 @click.option(
@@ -42,6 +43,14 @@ _DEFAULT = {"sql": "process", "spark": "standalone"}
     type=click.Path(file_okay=False, path_type=Path),
     metavar="DIR",
     help="The simulated platform that starts the processes on this machine; it protects nothing.",
+)
+@click.option(
+    "--settings",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    envvar="STRONGROOM_KUBERNETES",
+    show_envvar=True,
+    metavar="CLUSTER.toml",
+    help="For --cluster k8s: the cluster's namespace, image, TEE flavour and volumes.",
 )
 @click.option(
     "--directory",
@@ -59,6 +68,7 @@ def submit(
     cluster: str | None,
     dry_run: bool,
     platform: Path | None,
+    settings: Path | None,
     directory: Path | None,
     broker: str | None,
     home: Path,
@@ -69,41 +79,42 @@ def submit(
     Signs JOB.toml and submits it to the broker, where every owner's policy may refuse it; starts the driver, attests it
     over this very connection, and only then hands over the job and its ticket. Follows it to its end.
     """
-    from strongroom.attestation.simulated.platform import SimulatedPlatform
+    from strongroom.cli.placing import describe_objects, open_host, read_settings
     from strongroom.jobs import load_job
     from strongroom.parties.analyst import Analyst
     from strongroom.parties.home import Home
 
     draft = load_job(job)
     cluster = cluster or _DEFAULT[draft.kind]
-    if cluster == "process" and draft.kind != "sql":
-        raise UsageError(f"one process runs sql jobs, not {draft.kind}", hint="use --cluster standalone")
+    if cluster == "process" and draft.kind == "spark":
+        raise UsageError("one process runs sql and python jobs, not spark", hint="use --cluster standalone")
+    if cluster == "standalone" and draft.kind == "python":
+        raise UsageError("a python job runs in one process", hint="use --cluster process, or write it for Spark")
+    engine = _ENGINES.get(cluster) or ("spark" if draft.kind == "spark" else "embedded")
+    placed = read_settings(settings) if cluster == "k8s" else None
+    if dry_run and placed is not None:
+        objects, text = describe_objects(draft, engine=engine, settings=placed, platform=platform)
+        screen.result({"objects": objects}, text=text)
+        return
     if dry_run:
         plan = _plan(draft, cluster=cluster, directory=directory)
         screen.result(plan, text=_plan_lines(plan))
         return
-    if cluster not in _ENGINES:
-        raise UsageError(
-            f"this version cannot place a job on {cluster}", hint="use --cluster process or --cluster standalone"
-        )
-    if platform is None:
-        raise UsageError(
-            "a job on this machine needs a simulated platform to start its processes",
-            hint="add --platform DIR: the folder that the broker was started with",
-        )
+    host = open_host(draft, settings=placed, platform=platform)
     place = Home(home)
     trusted = place.broker(broker)
     keys = place.open_keys(password)
     analyst = Analyst(keys.signing, keys.kem, trust=trusted.trust(), memory=place.memory(trusted))
-    screen.warn_simulated()
+    if placed is None or placed.flavour == "simulated":
+        screen.warn_simulated()
     client = analyst.attest_broker(trusted.url)
     try:
         client.enrol_member(place.identity_statement())
         report = analyst.run(
             job,
             broker=client,
-            host=SimulatedPlatform(platform, tee="tdx" if draft.tee == "tdx" else "sgx"),
-            engine=_ENGINES[cluster],
+            host=host,
+            engine=engine,
             directory=directory or Path(f"{draft.name}.job").absolute(),
             on_event=lambda name, facts: _tell(screen, name, facts),
         )
@@ -171,6 +182,8 @@ def _plan_lines(plan: Mapping[str, Any]) -> list[str]:
 
 
 def _tell(screen: Screen, name: str, facts: Mapping[str, Any]) -> None:
+    if name == "host-waits":
+        screen.say(f"{facts['role']} waits: {facts['why']}")
     if name.startswith("host-") or name in _SILENT:
         return
     shown = ", ".join(

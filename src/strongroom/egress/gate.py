@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from strongroom.attestation.roles import Role
 from strongroom.broker.client import Release as Keys
 from strongroom.broker.client import WorkloadSession
 from strongroom.digests import frame, parse_text
+from strongroom.egress.files import CheckedFiles, check_files
 from strongroom.egress.ruling import OutputFacts, Release, rule
 from strongroom.envelope import hpke
 from strongroom.envelope.keys import DataKey, DatasetKeys
@@ -30,7 +32,7 @@ from strongroom.workload.ending import describe_defect
 from strongroom.workload.handover import MessageError, encode_failure
 from strongroom.workload.keyring import output_dataset
 from strongroom.workload.outbox import OutputDraft
-from strongroom.workload.parcel import accept, pack
+from strongroom.workload.parcel import accept, pack, pack_files
 from strongroom.workload.worker import Member, member_arguments, run_member
 
 
@@ -80,50 +82,73 @@ class Egress(Member):
                 session.refuse_output(draft.name, reasons=reasons)
             raise RefusedError("no output may leave", reasons=reasons, hint="submit the job again")
         passed = [self._check(draft, spec, session, release) for draft in drafts]  # all before any is encrypted
-        return [self._encrypt(table, ruling, session, release.recipients) for table, ruling in passed]
+        return [self._encrypt(content, ruling, session, release.recipients) for content, ruling in passed]
 
     def _check(
         self, draft: OutputDraft, spec: JobSpec, session: WorkloadSession, release: Keys
-    ) -> tuple[pa.Table, Release]:
+    ) -> tuple[pa.Table | CheckedFiles, Release]:
         """Decrypt one draft and return it with the permission to release it; raise RefusedError if there is none."""
         statement = Statement.decode(draft.manifest)
         drafted = accept(draft.manifest, signer=VerifyKey(statement.signer))  # the attested driver says who signed
-        keys = DatasetKeys.from_dek(
-            release.output, dataset=output_dataset(draft.name), version=1, columns=drafted.columns
-        )
-        table = open_table(Path(draft.directory), keys, manifest=drafted).to_table()
         declared = spec.outputs.get(draft.name)
         facts = OutputFacts(
             name=draft.name,
             declared=declared is not None,
-            rows=table.num_rows,
-            columns=tuple(table.column_names),
             recipients=declared.recipients if declared is not None else (),
+            kind=declared.kind if declared is not None else drafted.kind,
         )
+        content: pa.Table | CheckedFiles
+        if drafted.kind == "files":
+            content = check_files(draft, drafted, spec, release, job=self.digest)
+            facts = replace(facts, bytes=content.bytes, problems=content.problems)
+        else:
+            keys = DatasetKeys.from_dek(
+                release.output, dataset=output_dataset(draft.name), version=1, columns=drafted.columns
+            )
+            content = open_table(Path(draft.directory), keys, manifest=drafted).to_table()
+            facts = replace(facts, rows=content.num_rows, columns=tuple(content.column_names))
+        if (drafted.kind == "table") != (facts.kind == "table"):
+            facts = replace(facts, problems=(*facts.problems, f"it is a {drafted.kind}, the job says {facts.kind}"))
         ruling = rule(facts, release.policy)
         if isinstance(ruling, Refusal):
             session.refuse_output(draft.name, reasons=ruling.reasons)
             raise RefusedError(f"output {draft.name!r} may not leave", reasons=ruling.reasons)
-        return table, ruling
+        return content, ruling
 
     def _encrypt(
-        self, table: pa.Table, ruling: Release, session: WorkloadSession, recipients: Mapping[str, bytes]
+        self,
+        content: pa.Table | CheckedFiles,
+        ruling: Release,
+        session: WorkloadSession,
+        recipients: Mapping[str, bytes],
     ) -> dict[str, Any]:
-        signer, columns = SigningKey.generate(name="egress"), tuple(table.column_names)
+        files = content if isinstance(content, CheckedFiles) else None
+        rows, columns = (
+            (0, ()) if isinstance(content, CheckedFiles) else (content.num_rows, tuple(content.column_names))
+        )
+        signer = SigningKey.generate(name="egress")
         dataset = f"result.{self.digest[-16:]}.{ruling.name}"
-        keys = DatasetKeys.from_dek(DataKey.generate(), dataset=dataset, version=1, columns=columns)
+        dek = DataKey.generate()
+        if files:
+            keys = DatasetKeys.for_files(dek, dataset=dataset, version=1)
+        else:
+            keys = DatasetKeys.from_dek(dek, dataset=dataset, version=1, columns=columns)
         bundle = keys.encode()
         # A name of its own, so that what an egress that was killed left behind is not in the way.
         directory = self._directory / "results" / f"{ruling.name}-{secrets.token_hex(4)}"
         directory.parent.mkdir(exist_ok=True)
-        manifest = pack(table, directory, keys, signer=signer)
+        if files:
+            manifest = pack_files(files.sources, directory, keys, signer=signer)
+        else:
+            manifest = pack(content, directory, keys, signer=signer)
         info = frame(b"strongroom/result/v1", self.digest.encode(), ruling.name.encode(), manifest.digest.encode())
         answer = session.submit_output(
             ruling.name,
             manifest_digest=manifest.digest,
             signer=signer.public.raw,
-            rows=table.num_rows,
+            rows=rows,
             columns=columns,
+            card=files.card if files else "",
             sealed={
                 str(recipient): hpke.seal(recipients[recipient.fingerprint], bundle, info=info)
                 for recipient in ruling.recipients
@@ -132,8 +157,10 @@ class Egress(Member):
         )
         return {
             "name": ruling.name,
-            "rows": table.num_rows,
+            "kind": manifest.kind,
+            "rows": rows,
             "columns": list(columns),
+            "files": sorted(files.sources) if files else [],
             "directory": str(directory),
             "digest": manifest.digest,
             "state": answer.state,

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, NoReturn, Self
+from typing import IO, NoReturn, Self
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -296,7 +296,7 @@ class SealedReader(io.RawIOBase):
 
 
 def seal_file(
-    source: Path | BinaryIO, target: Path, keys: DatasetKeys, *, name: str, segment_size: int = SEGMENT_BYTES
+    source: Path | IO[bytes], target: Path, keys: DatasetKeys, *, name: str, segment_size: int = SEGMENT_BYTES
 ) -> FileEntry:
     """Encrypt ``source`` to the new file ``target`` and return its manifest entry, whose path is ``name``.
 

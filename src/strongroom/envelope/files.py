@@ -7,9 +7,10 @@ sees numbered files only.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import IO
 
 from strongroom.envelope.container import (
     SEGMENT_BYTES,
@@ -37,6 +38,9 @@ from strongroom.statements import SigningKey, canonical_json
 
 INDEX_FILE = "index.sealed"
 _MAX_INDEX_BYTES = 64 << 20
+_MAX_NAME_BYTES = 1024
+
+Opener = Callable[[], IO[bytes]]
 
 
 class FilesError(EnvelopeError):
@@ -102,7 +106,14 @@ def encrypt_files(
     try:
         wrapped = custody.wrap(dek, context=custody_context(dataset, version))
         with staged_directory(target) as staging:
-            entries = _seal_all(originals, staging, keys, segment_size=segment_size, progress=progress or silent)
+            entries = _seal_all(
+                {name: _opener(path) for name, path in originals.items()},
+                staging,
+                keys,
+                segment_size=segment_size,
+                total=sum(path.stat().st_size for path in originals.values()),
+                progress=progress or silent,
+            )
             manifest = sign_manifest(
                 dataset=dataset,
                 version=version,
@@ -119,6 +130,39 @@ def encrypt_files(
     finally:
         dek.wipe()
         keys.wipe()
+
+
+def write_files(
+    sources: Mapping[str, Opener],
+    target: Path,
+    keys: DatasetKeys,
+    *,
+    segment_size: int = SEGMENT_BYTES,
+) -> tuple[FileEntry, ...]:
+    """Encrypt what ``sources`` open, by name, into the new directory ``target`` and return the manifest's entries.
+
+    For the files that a job makes: nobody wraps their key. Raises FilesError for a name that cannot be unpacked again,
+    leaving nothing at ``target``.
+    """
+    if not sources:
+        raise FilesError("an output of files has at least one file")
+    for name in sources:
+        verify_name(name)
+    with staged_directory(target) as staging:
+        return tuple(_seal_all(sources, staging, keys, segment_size=segment_size))
+
+
+def verify_name(name: str) -> str:
+    """Return ``name`` if it is a relative path that stays below the directory it is unpacked in; raise FilesError.
+
+    Whoever unpacks files that others encrypted asks this too: their names are as hostile as their content.
+    """
+    parts = name.split("/")
+    if len(name.encode(errors="replace")) > _MAX_NAME_BYTES or not name.isprintable() or "\\" in name:
+        raise FilesError(f"{name[:80]!r} cannot name a file", hint="at most 1024 printable characters")
+    if any(part in {"", ".", ".."} for part in parts):
+        raise FilesError(f"{name[:80]!r} is not a path below a directory", hint="write it like model/weights.json")
+    return name
 
 
 def open_files(directory: Path, keys: DatasetKeys, *, manifest: Manifest) -> SealedFiles:
@@ -168,17 +212,27 @@ def _collect(source: Path) -> dict[str, Path]:
     return found
 
 
+def _opener(path: Path) -> Opener:
+    return lambda: path.open("rb", buffering=0)
+
+
 def _seal_all(
-    originals: Mapping[str, Path], staging: Path, keys: DatasetKeys, *, segment_size: int, progress: Progress
+    originals: Mapping[str, Opener],
+    staging: Path,
+    keys: DatasetKeys,
+    *,
+    segment_size: int,
+    total: int = 0,
+    progress: Progress = silent,
 ) -> list[FileEntry]:
     """Write every container and the index of names into ``staging``, and return their entries."""
-    total = sum(path.stat().st_size for path in originals.values())
     entries: list[FileEntry] = []
     rows: list[dict[str, str | int]] = []
     done = 0
-    for number, (name, path) in enumerate(originals.items()):
+    for number, (name, opened) in enumerate(originals.items()):
         stored = f"file-{number:06d}.sealed"
-        entries.append(seal_file(path, staging / stored, keys, name=stored, segment_size=segment_size))
+        with opened() as source:
+            entries.append(seal_file(source, staging / stored, keys, name=stored, segment_size=segment_size))
         size = plain_size(entries[-1].size, segment_size=segment_size)
         rows.append({"name": name, "path": stored, "size": size})
         done += size

@@ -31,6 +31,7 @@ from strongroom.policy.shapes import (
 
 TEES = ("any", "sgx", "tdx")
 SCHEMES = ("file", "s3", "gs", "abfs", "abfss", "hdfs")
+OUTPUT_KINDS = ("table", "files", "kept-files")
 MAX_INPUTS = 64
 MAX_WORKERS = 1000
 _PARTY = "alice:0123456789abcdef0123456789abcdef"
@@ -79,6 +80,11 @@ class OutputForm(Form):
     recipients: Annotated[Parties, NotEmpty] = Field(
         description="the parties the result is encrypted to", examples=[f'recipients = ["{_PARTY}"]']
     )
+    kind: Annotated[str, OneOf(OUTPUT_KINDS)] = Field(
+        default="table",
+        description="a table that leaves, files that leave (a model), or files that stay inside as a dataset",
+        examples=['kind = "files"'],
+    )
 
 
 class ClusterForm(Form):
@@ -118,8 +124,10 @@ class _Asked(Form):
     @field_validator("outputs", check_fields=False)
     @classmethod
     def _one_result_of_sql(cls, outputs: Outputs, info: ValidationInfo) -> Outputs:
-        if info.data.get("kind") == "sql" and len(outputs) != 1:
-            raise PydanticCustomError("single", "exactly one output, since the kind is sql and a query has one result")
+        if info.data.get("kind") == "sql" and [output.kind for output in outputs.values()] != ["table"]:
+            raise PydanticCustomError(
+                "single", "exactly one output, a table: the kind is sql, and a query has one result"
+            )
         return outputs
 
 

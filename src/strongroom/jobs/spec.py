@@ -44,9 +44,10 @@ class JobInput:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobOutput:
-    """One result of the job, and the parties it is encrypted to."""
+    """One result of the job: the parties it is encrypted to, and its kind (``OUTPUT_KINDS``)."""
 
     recipients: tuple[PartyId, ...]
+    kind: str = "table"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -263,7 +264,8 @@ def job_document(spec: JobSpec) -> dict[str, Any]:
             for name, given in spec.inputs.items()
         },
         "outputs": {
-            name: {"recipients": [str(party) for party in output.recipients]} for name, output in spec.outputs.items()
+            name: {"recipients": [str(party) for party in output.recipients], "kind": output.kind}
+            for name, output in spec.outputs.items()
         },
         "cluster": {
             "workers": spec.workers,
@@ -280,7 +282,7 @@ def job_document(spec: JobSpec) -> dict[str, Any]:
 def _outputs(form: JobForm | SignedJobForm) -> Mapping[str, JobOutput]:
     return MappingProxyType(
         {
-            name: JobOutput(recipients=tuple(PartyId.parse(text) for text in output.recipients))
+            name: JobOutput(recipients=tuple(PartyId.parse(text) for text in output.recipients), kind=output.kind)
             for name, output in form.outputs.items()
         }
     )

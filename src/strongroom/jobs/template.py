@@ -33,7 +33,7 @@ def job_template(
     text = f"""\
 # A job (spec/3-job.md). Every policy of every input must permit all of it.
 name = {_text(name)}
-kind = {_text(kind)}  # sql: one SELECT; spark: one PySpark file whose digest every owner has approved
+kind = {_text(kind)}  # sql: one SELECT; spark, python: one file whose digest every owner has approved
 purpose = {_text(purpose)}  # in the words of the owners' policies
 program = {_text(program)}  # relative to this file
 

@@ -86,6 +86,15 @@ class ApprovalRule:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FileRules:
+    """Who may take out an output of files, such as a model, and whose dataset it becomes if it stays inside."""
+
+    recipients: tuple[PartyId, ...]
+    owner: PartyId | None
+    max_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OutputRules:
     """What may leave, and to whom."""
 
@@ -93,6 +102,7 @@ class OutputRules:
     minimum_group: MinimumGroup
     approvals: ApprovalRule = ApprovalRule()
     max_rows: int | None = None
+    files: FileRules | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +132,7 @@ def parse_policy_toml(text: str) -> DataUsePolicy:
 def read_policy(document: Mapping[str, Any]) -> DataUsePolicy:
     """Return the policy in a parsed TOML or JSON document; raise DocumentError listing every problem."""
     form = read_form(PolicyForm, document, what="the policy")
-    approvals = form.outputs.approvals
+    approvals, files = form.outputs.approvals, form.outputs.files
     return DataUsePolicy(
         dataset=form.dataset,
         version=form.version,
@@ -156,6 +166,13 @@ def read_policy(document: Mapping[str, Any]) -> DataUsePolicy:
             ),
             approvals=ApprovalRule(needed=approvals.needed, of=_parties(approvals.of)) if approvals else ApprovalRule(),
             max_rows=form.outputs.max_rows,
+            files=FileRules(
+                recipients=_parties(files.recipients),
+                owner=None if files.owner is None else PartyId.parse(files.owner),
+                max_bytes=files.max_bytes,
+            )
+            if files
+            else None,
         ),
     )
 
@@ -173,6 +190,13 @@ def policy_document(policy: DataUsePolicy) -> dict[str, Any]:
         outputs["approvals"] = {"needed": rule.needed, "of": [str(party) for party in rule.of]}
     if policy.outputs.max_rows is not None:
         outputs["max_rows"] = policy.outputs.max_rows
+    if policy.outputs.files is not None:
+        files = policy.outputs.files
+        outputs["files"] = {
+            "recipients": [str(party) for party in files.recipients],
+            "max_bytes": files.max_bytes,
+            **({} if files.owner is None else {"owner": str(files.owner)}),
+        }
     document: dict[str, Any] = {
         "dataset": policy.dataset,
         "version": policy.version,

@@ -42,6 +42,7 @@ TCB_STATUSES = (
 ROLES = ("driver", "worker", "egress")
 DEFAULT_GROUP = 10
 DEFAULT_LEASE_SECONDS = 300
+DEFAULT_FILES_BYTES = 10_000_000
 _MOST = 1_000_000_000
 _PARTY = "bank:0123456789abcdef0123456789abcdef"
 
@@ -174,6 +175,26 @@ class ApprovalsForm(Form):
         return of
 
 
+class FilesForm(Form):
+    """Which outputs of files, such as models, may leave: a model may remember the rows that it was trained on."""
+
+    recipients: Parties = Field(
+        description="the parties that may take the files out; [] allows none", examples=[f'recipients = ["{_PARTY}"]']
+    )
+    owner: Party | None = Field(
+        default=None,
+        description="whose dataset the files become if they stay inside; without it, none may stay",
+        examples=[f'owner = "{_PARTY}"'],
+    )
+    max_bytes: int = Field(
+        default=DEFAULT_FILES_BYTES,
+        ge=1,
+        le=1 << 40,
+        description="the most bytes that the files of one output may have together",
+        examples=["max_bytes = 1000000"],
+    )
+
+
 class OutputsForm(Form):
     """What may leave, and to whom."""
 
@@ -196,6 +217,11 @@ class OutputsForm(Form):
         le=_MOST,
         description="the most rows that an output may have; without it, any number",
         examples=["max_rows = 1000"],
+    )
+    files: FilesForm | None = Field(
+        default=None,
+        description="the table [outputs.files]; without it, only tables may leave",
+        examples=["[outputs.files]"],
     )
 
 

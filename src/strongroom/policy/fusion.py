@@ -17,8 +17,15 @@ from pydantic import Field
 
 from strongroom.digests import digest, to_text
 from strongroom.errors import PolicyError
-from strongroom.policy.document import ApprovalRule, Columns, DataUsePolicy, MinimumGroup, policy_digest
-from strongroom.policy.form import ApprovalsForm, Form
+from strongroom.policy.document import (
+    ApprovalRule,
+    Columns,
+    DataUsePolicy,
+    FileRules,
+    MinimumGroup,
+    policy_digest,
+)
+from strongroom.policy.form import ApprovalsForm, FilesForm, Form
 from strongroom.policy.problems import read_form
 from strongroom.policy.shapes import Column, Name, Parties, PolicyDigest, Purpose, When, when_text
 from strongroom.statements import PartyId, canonical_json
@@ -54,6 +61,7 @@ class FusedPolicy:
     recipients: tuple[PartyId, ...]
     approvals: tuple[ApprovalRule, ...]
     max_rows: int | None
+    files: FileRules | None
     not_before: datetime | None
     expires: datetime
     lease: timedelta
@@ -77,6 +85,7 @@ class FusedPolicy:
             recipients=_meet_parties(policy.outputs.recipients, policy.outputs.recipients),
             approvals=_join_approvals([approvals]),
             max_rows=policy.outputs.max_rows,
+            files=_meet_files(policy.outputs.files, policy.outputs.files),
             not_before=policy.not_before,
             expires=policy.expires,
             lease=policy.lease,
@@ -92,6 +101,7 @@ class FusedPolicy:
             recipients=_meet_parties(self.recipients, other.recipients),
             approvals=_join_approvals([*self.approvals, *other.approvals]),
             max_rows=min((rows for rows in (self.max_rows, other.max_rows) if rows is not None), default=None),
+            files=_meet_files(self.files, other.files),
             not_before=max((at for at in (self.not_before, other.not_before) if at is not None), default=None),
             expires=min(self.expires, other.expires),
             lease=min(self.lease, other.lease),
@@ -142,6 +152,12 @@ class FusedPolicy:
         }
         if self.max_rows is not None:
             document["max_rows"] = self.max_rows
+        if self.files is not None:
+            document["files"] = {
+                "recipients": [str(party) for party in self.files.recipients],
+                "max_bytes": self.files.max_bytes,
+                **({} if self.files.owner is None else {"owner": str(self.files.owner)}),
+            }
         if self.not_before is not None:
             document["not_before"] = when_text(self.not_before)
         return canonical_json(document)
@@ -175,6 +191,13 @@ class FusedPolicy:
                 for rule in form.approvals
             ),
             max_rows=form.max_rows,
+            files=FileRules(
+                recipients=tuple(PartyId.parse(text) for text in form.files.recipients),
+                owner=None if form.files.owner is None else PartyId.parse(form.files.owner),
+                max_bytes=form.files.max_bytes,
+            )
+            if form.files
+            else None,
             not_before=form.not_before,
             expires=form.expires,
             lease=timedelta(seconds=form.lease),
@@ -205,6 +228,7 @@ class FusedForm(Form):
     recipients: Parties
     approvals: list[ApprovalsForm]
     max_rows: int | None = Field(default=None, ge=1)
+    files: FilesForm | None = None
     not_before: When | None = None
     expires: When
     lease: int = Field(ge=1)
@@ -225,6 +249,19 @@ def _meet_parties(left: Iterable[PartyId], right: Iterable[PartyId]) -> tuple[Pa
         for fingerprint in here.keys() & there.keys()
     )
     return tuple(sorted(both, key=lambda party: party.fingerprint))
+
+
+def _meet_files(left: FileRules | None, right: FileRules | None) -> FileRules | None:
+    """Return the stricter of both: no files unless both permit them, and no owner unless both name the same."""
+    if left is None or right is None:
+        return None
+    owners = [party for party in (left.owner, right.owner) if party is not None]
+    agreed = len(owners) == 2 and owners[0].fingerprint == owners[1].fingerprint  # noqa: PLR2004  both
+    return FileRules(
+        recipients=_meet_parties(left.recipients, right.recipients),
+        owner=min(owners, key=lambda party: party.name) if agreed else None,
+        max_bytes=min(left.max_bytes, right.max_bytes),
+    )
 
 
 def _by_fingerprint(parties: Iterable[PartyId]) -> dict[str, str]:

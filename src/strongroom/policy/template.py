@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from types import MappingProxyType
 
-from strongroom.policy.document import DataUsePolicy, parse_policy_toml
+from strongroom.policy.document import DataUsePolicy, FileRules, parse_policy_toml
 from strongroom.policy.form import DEFAULT_GROUP, DEFAULT_LEASE_SECONDS, ROLES, TCB_STATUSES, TIERS
 from strongroom.policy.shapes import when_text
 from strongroom.statements import PartyId
@@ -66,6 +66,7 @@ def policy_template(
             size=str(minimum_group),
             unit='# unit = "customer_id"' if unit is None else f"unit = {_text(unit)}",
             approvals='# [outputs.approvals]\n# needed = 1\n# of = ["name:<32 hex digits>"]',
+            files='# [outputs.files]\n# recipients = []\n# owner = "name:<32 hex digits>"\n# max_bytes = 1000000',
         )
     )
     parse_policy_toml(text)
@@ -102,8 +103,16 @@ def render_policy(policy: DataUsePolicy) -> str:
             approvals=f"[outputs.approvals]\nneeded = {rule.needed}\nof = {_list(rule.of)}"
             if rule.needed
             else "# [outputs.approvals] is not given: outputs need no approval",
+            files=_files(policy.outputs.files),
         )
     )
+
+
+def _files(rules: FileRules | None) -> str:
+    if rules is None:
+        return "# [outputs.files] is not given: only tables may leave"
+    owner = _optional("owner", None if rules.owner is None else _text(str(rules.owner)))
+    return f"[outputs.files]\nrecipients = {_list(rules.recipients)}\n{owner}\nmax_bytes = {rules.max_bytes}"
 
 
 class _Lines(dict[str, str]):
@@ -174,4 +183,7 @@ size = {size}
 {unit}
 
 {approvals}
+
+# Models and other files: who may take them out, and whose dataset they become if they stay inside.
+{files}
 """

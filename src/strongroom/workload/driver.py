@@ -31,7 +31,7 @@ from strongroom.policy.fusion import FusedPolicy
 from strongroom.statements import Statement
 from strongroom.workload.clients import Clients
 from strongroom.workload.ending import describe_defect, end_now, end_on_signal, keep_quiet, tell_defects
-from strongroom.workload.engines import open_engine
+from strongroom.workload.engines import open_engine, verify_engine
 from strongroom.workload.handover import BrokerAddress, Handover, MessageError, decode_failure, encode_failure
 from strongroom.workload.hostline import HostLine
 from strongroom.workload.inside import Room
@@ -39,7 +39,7 @@ from strongroom.workload.keyring import KeyRing
 from strongroom.workload.lease import LeaseKeeper
 from strongroom.workload.members import MemberLostError, MemberRefusedError, Members
 from strongroom.workload.outbox import OutputDraft
-from strongroom.workload.program import run_program
+from strongroom.workload.program import run_confined, run_program
 from strongroom.workload.pulse import seconds_now
 from strongroom.workload.scratch import discard_scratch, make_scratch
 
@@ -141,6 +141,7 @@ class Driver:
             policy=policy,
             members=self._members,
             directory=self._directory,
+            job=self._digest,
             on_event=self._tell,
             timings=self._timings,
         )
@@ -156,6 +157,8 @@ class Driver:
         with self._timed("program"):
             if spec.kind == "sql":
                 self._run_query(handover.program, room)
+            elif spec.kind == "python":
+                run_confined(handover.program, room, writable=self._engine.writable)
             else:
                 run_program(handover.program, room)
         self._tell("program-ended", seconds=self._timings["program"])
@@ -176,8 +179,7 @@ class Driver:
                 "the job was handed over by somebody else than its analyst",
                 reasons=(f"the client is {channel.party}, the job is by {spec.analyst}",),
             )
-        if spec.kind != "sql" and self._engine_name == "embedded":
-            raise RefusedError(f"the embedded engine runs sql jobs, not {spec.kind}", hint="use --cluster standalone")
+        verify_engine(self._engine_name, kind=spec.kind)
         return handover, spec
 
     def _attest_broker(self, handover: Handover) -> BrokerClient:

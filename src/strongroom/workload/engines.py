@@ -7,32 +7,38 @@ Both verify an input's signed manifest before the first read and see only releas
 from __future__ import annotations
 
 import secrets
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from strongroom.attestation.roles import Role
+from strongroom.envelope.files import open_files
 from strongroom.envelope.manifest import Manifest, read_manifest, verify_manifest
 from strongroom.envelope.table import open_table
-from strongroom.errors import EnvelopeError
+from strongroom.errors import EnvelopeError, RefusedError, UsageError
 from strongroom.jobs.spec import JobInput, JobSpec
 from strongroom.policy.fusion import FusedPolicy
 from strongroom.policy.query import check_sql
 from strongroom.statements import SigningKey
+from strongroom.workload.card import CARD_FILE, ModelCard, loaded_libraries, trace_lineage
+from strongroom.workload.files import InputFiles, bytes_opener, collect_files, describe
+from strongroom.workload.formats import refuse_files
 from strongroom.workload.handover import ClusterJoin
 from strongroom.workload.keyring import KeyRing, output_dataset
 from strongroom.workload.members import Members
 from strongroom.workload.outbox import OutputDraft
-from strongroom.workload.parcel import pack, sign_for
+from strongroom.workload.parcel import pack, pack_files, sign_for
 from strongroom.workload.scratch import discard_scratch, make_scratch
 
 if TYPE_CHECKING:
     from strongroom.envelope.keys import DatasetKeys
 
 _JVM_DEADLINE = 120.0
+_KINDS = {"embedded": ("sql", "python"), "spark": ("sql", "spark")}
 
 
 class JobEngine:
@@ -47,8 +53,10 @@ class JobEngine:
         ring: KeyRing,
         policy: FusedPolicy,
         directory: Path,
+        job: str,
     ) -> None:
         self.spec = spec
+        self.job = job
         self.ring = ring
         self.policy = policy
         self.outbox = directory / "outbox"
@@ -57,7 +65,15 @@ class JobEngine:
         self.manifests = {
             name: input_manifest(name, wanted, ring.dataset(name)) for name, wanted in spec.inputs.items()
         }
-        self.columns = {name: self.ring.dataset(name).columns for name in spec.inputs}
+        self.tables = tuple(name for name, manifest in self.manifests.items() if manifest.kind == "table")
+        # In the owner's order, not that of the keys.
+        self.columns = {
+            name: tuple(one for one in self.manifests[name].columns if one in set(ring.dataset(name).columns))
+            for name in self.tables
+        }
+        self._verify_outputs()
+        self._scratch = make_scratch()
+        self._opened: dict[str, InputFiles] = {}
 
     def checked_query(self, text: str) -> Any:  # noqa: ANN401  the engine's own frame
         """Return the result of an sql job's query, after the fused policy has had its say on it."""
@@ -66,6 +82,64 @@ class JobEngine:
     def sql(self, text: str) -> Any:  # noqa: ANN401
         """Return the result of a query over the inputs."""
         raise NotImplementedError
+
+    def scratch(self) -> Path:
+        """Return a new, empty directory in memory that is gone with the job."""
+        parent = self._scratch / "files"
+        parent.mkdir(mode=0o700, exist_ok=True)
+        return Path(tempfile.mkdtemp(dir=parent))
+
+    @property
+    def writable(self) -> tuple[Path, ...]:
+        """Return the directories that a program may write to: those in memory, and the outbox for what is encrypted."""
+        return (self._scratch.parent, self.outbox)
+
+    def open(self, name: str) -> InputFiles:
+        """Return the files of the input called ``name``."""
+        manifest = self.manifests[name]
+        if manifest.kind != "files":
+            raise UsageError(f"input {name!r} is a table", hint=f'read it with room.read("{name}")')
+        if name not in self._opened:
+            sealed = open_files(Path(self.spec.inputs[name].location), self.ring.dataset(name), manifest=manifest)
+            self._opened[name] = InputFiles(sealed, scratch=self.scratch)
+        return self._opened[name]
+
+    def load(self, name: str) -> Any:  # noqa: ANN401
+        """Return the model in the input called ``name``."""
+        raise UsageError("only Spark's own models can be loaded by name", hint=f'use room.open("{name}")')
+
+    def save(self, given: object, name: str, said: Mapping[str, Any]) -> OutputDraft:
+        """Encrypt files into the outbox, with a model card; raise PolicyError for formats that run code."""
+        files = collect_files(given)
+        if CARD_FILE in files:
+            raise UsageError(f"{CARD_FILE} is written by Strongroom", hint="say it with room.save(..., card={...})")
+        if reasons := refuse_files(files):
+            raise RefusedError(f"output {name!r} may not be saved", reasons=reasons)
+        versions = {one: self.ring.dataset(one).version for one in self.spec.inputs}
+        card = ModelCard(
+            lineage=trace_lineage(self.spec, self.policy, output=name, job=self.job, versions=versions),
+            files=describe(files),
+            made_with=loaded_libraries(),
+            said=said,
+        )
+        directory = self.outbox / f"{name}-{secrets.token_hex(4)}"
+        sources = {**files, CARD_FILE: bytes_opener(card.encode())}
+        manifest = pack_files(sources, directory, self.ring.output_files(name), signer=self.signer)
+        return self.draft(name, directory, manifest)
+
+    def close(self) -> None:
+        """Stop what runs and remove the scratch directory; safe to call twice."""
+        discard_scratch(self._scratch)
+
+    def _verify_outputs(self) -> None:
+        """Refuse, before hours of training, what egress would refuse afterwards."""
+        reasons = [
+            f"output {name!r} has files, and not every owner permits any (its policy needs [outputs.files])"
+            for name, output in self.spec.outputs.items()
+            if output.kind != "table" and self.policy.files is None
+        ]
+        if reasons:
+            raise RefusedError("the outputs may not leave", reasons=tuple(reasons), hint="ask the owners to permit it")
 
     def draft(self, name: str, directory: Path, manifest: Manifest) -> OutputDraft:
         """Return the description of an output that was written into the outbox."""
@@ -86,7 +160,7 @@ class EmbeddedJobEngine(JobEngine):
                 manifest=self.manifests[name],
                 columns=self.columns[name],
             )
-            for name in self.spec.inputs
+            for name in self.tables
         }
         self._duck = EmbeddedEngine(self._tables)
 
@@ -100,6 +174,8 @@ class EmbeddedJobEngine(JobEngine):
 
     def read(self, name: str) -> pa.Table:
         """Return the input as an Arrow table."""
+        if name not in self._tables:
+            raise UsageError(f"input {name!r} has files", hint=f'open them with room.open("{name}")')
         return self._tables[name].to_table()
 
     def sql(self, text: str) -> pa.Table:
@@ -108,16 +184,18 @@ class EmbeddedJobEngine(JobEngine):
         return result if isinstance(result, pa.Table) else result.read_all()
 
     def write(self, frame: Any, name: str) -> OutputDraft:  # noqa: ANN401
-        """Encrypt an Arrow table (or a pandas frame) into the outbox."""
-        table = frame if isinstance(frame, pa.Table) else pa.Table.from_pandas(frame, preserve_index=False)
+        """Encrypt an Arrow table, or a pandas or Polars frame, into the outbox."""
+        table = as_table(frame)
         directory = self.outbox / f"{name}-{secrets.token_hex(4)}"
         columns = tuple(table.column_names)
         manifest = pack(table, directory, self.ring.output(name, columns), signer=self.signer)
         return self.draft(name, directory, manifest)
 
     def close(self) -> None:
-        """Stop whatever query runs and forget the tables."""
+        """Stop whatever query runs, forget the tables and remove the scratch directory; safe to call twice."""
         self._duck.close()
+        self._tables.clear()
+        super().close()
 
 
 class SparkJobEngine(JobEngine):
@@ -137,7 +215,6 @@ class SparkJobEngine(JobEngine):
         self._members = members
         self._on_event = on_event
         self._timings = timings
-        self._scratch = make_scratch()
         self._secret = secrets.token_bytes(32)
         self._agent: Any = None
         self._spark: Any = None
@@ -179,13 +256,15 @@ class SparkJobEngine(JobEngine):
         )
         self._members.wait_for(Role.WORKER, self.spec.workers, deadline=deadline)
         self._spark.wait_executors(self.spec.workers, deadline=_JVM_DEADLINE)
-        for name in self.spec.inputs:
+        for name in self.tables:
             self.read(name).createOrReplaceTempView(name)
         self._timings["spark-start"] = time.monotonic() - started
         self._on_event("spark-started", seconds=self._timings["spark-start"], executors=self.spec.workers)
 
     def read(self, name: str) -> Any:  # noqa: ANN401
         """Return the input as a Spark DataFrame."""
+        if name not in self.tables:
+            raise UsageError(f"input {name!r} has files", hint=f'open them with room.open("{name}")')
         return self._spark.read_encrypted(
             self.manifests[name], Path(self.spec.inputs[name].location), self.columns[name]
         )
@@ -219,7 +298,47 @@ class SparkJobEngine(JobEngine):
             if self._agent is not None:
                 self._agent.close()
         finally:
-            discard_scratch(self._scratch)
+            super().close()
+
+    def load(self, name: str) -> Any:  # noqa: ANN401
+        """Return the Spark ML model in the input called ``name``."""
+        from strongroom.workload.spark.models import load_model
+
+        return load_model(self.session, self.open(name).unpack())
+
+    def save(self, given: object, name: str, said: Mapping[str, Any]) -> OutputDraft:
+        """Encrypt files, or a Spark ML model, into the outbox, with a model card."""
+        from strongroom.workload.spark.models import is_model, save_model
+
+        if is_model(given):
+            given = save_model(given, self.scratch() / "model")
+        return super().save(given, name, said)
+
+
+def as_table(frame: Any) -> pa.Table:  # noqa: ANN401
+    """Return an Arrow table, or a pandas or Polars frame, as an Arrow table; raise UsageError for anything else."""
+    if isinstance(frame, pa.RecordBatchReader):
+        return frame.read_all()
+    if isinstance(frame, pa.Table):
+        return frame
+    if callable(getattr(frame, "to_arrow", None)):
+        return frame.to_arrow()
+    if type(frame).__module__.partition(".")[0] == "pandas":
+        return pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
+    raise UsageError(
+        f"cannot write a {type(frame).__name__} as a table",
+        hint="give an Arrow table, or a pandas or Polars data frame; room.save takes files",
+    )
+
+
+def verify_engine(name: str, *, kind: str) -> None:
+    """Raise RefusedError unless the engine called ``name`` runs jobs of ``kind``."""
+    if kind not in _KINDS[name]:
+        others = [engine for engine, kinds in _KINDS.items() if kind in kinds]
+        raise RefusedError(
+            f"the {name} engine runs {' and '.join(_KINDS[name])} jobs, not {kind}",
+            hint="use --cluster standalone" if others == ["spark"] else "use --cluster process",
+        )
 
 
 def open_engine(

@@ -6,10 +6,13 @@ that every owner permits; an output leaves only through :meth:`Room.write`, encr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 from strongroom.errors import StrongroomError, UsageError
+from strongroom.jobs.spec import JobOutput
+from strongroom.workload.files import InputFiles
 from strongroom.workload.outbox import OutputDraft
 
 
@@ -32,6 +35,22 @@ class Engine(Protocol):
         """Encrypt ``frame`` into the outbox as the output called ``name``."""
         ...
 
+    def scratch(self) -> Path:
+        """Return a new, empty directory in memory that is gone with the job."""
+        ...
+
+    def open(self, name: str) -> InputFiles:
+        """Return the files of the input called ``name``."""
+        ...
+
+    def load(self, name: str) -> Any:  # noqa: ANN401
+        """Return the model in the input called ``name``."""
+        ...
+
+    def save(self, given: object, name: str, said: Mapping[str, Any]) -> OutputDraft:
+        """Encrypt files into the outbox as the output called ``name``, with a model card."""
+        ...
+
     @property
     def session(self) -> Any:  # noqa: ANN401
         """Return the engine's own session object."""
@@ -46,7 +65,7 @@ class Room:
         engine: Engine,
         *,
         inputs: Iterable[str],
-        outputs: Iterable[str],
+        outputs: Mapping[str, JobOutput],
         purpose: str,
         on_output: Callable[[OutputDraft], None],
     ) -> None:
@@ -55,6 +74,7 @@ class Room:
         self._written: set[str] = set()
         self.inputs = tuple(inputs)
         self.outputs = tuple(outputs)
+        self._kinds = {name: output.kind for name, output in outputs.items()}
         self.purpose = purpose
 
     @property
@@ -64,11 +84,22 @@ class Room:
 
     def read(self, name: str) -> Any:  # noqa: ANN401
         """Return the input called ``name``: a Spark DataFrame, or an Arrow table in the embedded engine."""
-        if name not in self.inputs:
-            raise UsageError(
-                f"this job has no input {name!r}; it has {list(self.inputs)}", hint="add it to the job's [inputs]"
-            )
+        self._verify_input(name)
         return self._engine.read(name)
+
+    def open(self, name: str) -> InputFiles:
+        """Return the files of the input called ``name``, a model's for example: a mapping from names to open files."""
+        self._verify_input(name)
+        return self._engine.open(name)
+
+    def load(self, name: str) -> Any:  # noqa: ANN401
+        """Return the Spark ML model that is the input called ``name``."""
+        self._verify_input(name)
+        return self._engine.load(name)
+
+    def scratch(self) -> Path:
+        """Return a new, empty directory in memory, the only place to write files to; it is gone with the job."""
+        return self._engine.scratch()
 
     def sql(self, text: str) -> Any:  # noqa: ANN401
         """Return the result of a SQL query over the inputs, each of which is a table of its own name."""
@@ -76,18 +107,44 @@ class Room:
 
     def write(self, frame: Any, name: str) -> None:  # noqa: ANN401
         """Write ``frame`` as the output called ``name``: encrypted, once, and towards egress only."""
+        self._verify_output(name, files=False)
+        self._written.add(name)
+        self._on_output(self._engine.write(frame, name))
+
+    def save(self, files: object, name: str, *, card: Mapping[str, Any] | None = None) -> None:
+        """Save a model's files as the output called ``name``: encrypted, once, and towards egress only.
+
+        ``files`` is a directory below :meth:`scratch`, a mapping from names to bytes or text, or a Spark ML model;
+        pickles are refused. ``card`` is what the model's card is to say besides its lineage: features, metrics.
+        """
+        self._verify_output(name, files=True)
+        draft = self._engine.save(files, name, dict(card or {}))
+        self._written.add(name)
+        self._on_output(draft)
+
+    def missing(self) -> tuple[str, ...]:
+        """Return the declared outputs that the program has not written."""
+        return tuple(name for name in self.outputs if name not in self._written)
+
+    def _verify_input(self, name: str) -> None:
+        if name not in self.inputs:
+            raise UsageError(
+                f"this job has no input {name!r}; it has {list(self.inputs)}", hint="add it to the job's [inputs]"
+            )
+
+    def _verify_output(self, name: str, *, files: bool) -> None:
         if name not in self.outputs:
             raise UsageError(
                 f"this job has no output {name!r}; it has {list(self.outputs)}", hint="add it to the job's [outputs]"
             )
         if name in self._written:
             raise UsageError(f"output {name!r} was written already; an output is written once")
-        self._written.add(name)
-        self._on_output(self._engine.write(frame, name))
-
-    def missing(self) -> tuple[str, ...]:
-        """Return the declared outputs that the program has not written."""
-        return tuple(name for name in self.outputs if name not in self._written)
+        if files and self._kinds[name] == "table":
+            raise UsageError(
+                f"output {name!r} is a table", hint='add kind = "files" to it in the job, or use room.write'
+            )
+        if not files and self._kinds[name] != "table":
+            raise UsageError(f"output {name!r} has files", hint="use room.save")
 
 
 class _Outside:

@@ -50,6 +50,14 @@ class KeyRing:
                 raise EnvelopeError("no output key was released to this process")
             return DatasetKeys.from_dek(self._output, dataset=output_dataset(name), version=1, columns=columns)
 
+    def output_files(self, name: str) -> DatasetKeys:
+        """Return the keys under which this job writes the files of its output ``name``."""
+        with self._lock:
+            self._check()
+            if self._output is None:
+                raise EnvelopeError("no output key was released to this process")
+            return DatasetKeys.for_files(self._output, dataset=output_dataset(name), version=1)
+
     def find(self, key_id: str) -> DataKey:
         """Return the key called ``key_id``, as Parquet's key tools ask for it.
 

@@ -7,12 +7,14 @@ result's key travels sealed to each recipient (spec/1-encrypted-dataset.md §3, 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from strongroom.envelope.files import Opener, write_files
 from strongroom.envelope.footer import TamperedDataError
 from strongroom.envelope.keys import DatasetKeys
 from strongroom.envelope.manifest import FileEntry, Manifest, sign_manifest, verify_manifest, write_manifest
@@ -30,6 +32,11 @@ def pack(table: pa.Table, directory: Path, keys: DatasetKeys, *, signer: Signing
     """Write ``table`` encrypted into the new ``directory`` and return the manifest, signed and written beside it."""
     entries = write_table(table, directory, keys)
     return _sign(directory, keys, plain_schema(table.schema), entries, signer)
+
+
+def pack_files(sources: Mapping[str, Opener], directory: Path, keys: DatasetKeys, *, signer: SigningKey) -> Manifest:
+    """Encrypt what ``sources`` open into the new ``directory`` and return the manifest, written beside it."""
+    return _sign(directory, keys, None, write_files(sources, directory, keys), signer)
 
 
 def sign_for(directory: Path, keys: DatasetKeys, *, rows: int, signer: SigningKey) -> Manifest:
@@ -55,13 +62,13 @@ def accept(text: str, *, signer: VerifyKey) -> Manifest:
 
 
 def _sign(
-    directory: Path, keys: DatasetKeys, schema: pa.Schema, entries: tuple[FileEntry, ...], signer: SigningKey
+    directory: Path, keys: DatasetKeys, schema: pa.Schema | None, entries: tuple[FileEntry, ...], signer: SigningKey
 ) -> Manifest:
     manifest = sign_manifest(
         dataset=keys.dataset,
         version=keys.version,
-        kind="table",
-        schema=describe_schema(schema.remove_metadata()),
+        kind="files" if schema is None else "table",
+        schema=() if schema is None else describe_schema(schema.remove_metadata()),
         files=entries,
         custody=_ELSEWHERE,
         wrapped_key=_NO_KEY,
@@ -69,5 +76,6 @@ def _sign(
         owner=signer,
     )
     write_manifest(directory, manifest)
-    give_up(keys)
+    if schema is not None:
+        give_up(keys)
     return manifest

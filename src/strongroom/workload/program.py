@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
+import threading
 import traceback
 import types
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from strongroom.errors import StrongroomError, UsageError
+from strongroom.workload.confinement import confine
 from strongroom.workload.inside import Room, enter
 
 _FILE = "program.py"
+_TEMPORARY = ("TMPDIR", "TMP", "TEMP", "JOBLIB_TEMP_FOLDER", "MPLCONFIGDIR", "XDG_CACHE_HOME")
 _PACKAGE = Path(__file__).resolve().parents[1]
 
 
@@ -56,6 +60,47 @@ def run_program(source: bytes, room: Room) -> None:
         )
 
 
+def run_confined(source: bytes, room: Room, *, writable: Iterable[Path]) -> None:
+    """Run ``source`` like :func:`run_program`, in a thread that can write to ``writable`` and nowhere else.
+
+    The kernel enforces it, where it has Landlock, for that thread and all it starts: a library that caches, spills or
+    leaves a temporary file cannot put plaintext on a disk.
+    """
+    failures: list[BaseException] = []
+    directories = tuple(writable)
+
+    def run() -> None:
+        try:
+            confine(directories, keep_signals=True)
+            run_program(source, room)
+        except BaseException as error:  # noqa: BLE001  whatever it is, it is raised again below
+            failures.append(error)
+
+    with _temporary_files(room.scratch()):
+        thread = threading.Thread(target=run, name="program")
+        thread.start()
+        thread.join()
+    if failures:
+        raise failures[0]
+
+
+@contextmanager
+def _temporary_files(directory: Path) -> Iterator[None]:
+    """Let temporary files of this process, and of libraries that it loads, go to ``directory``."""
+    before = {name: os.environ.get(name) for name in _TEMPORARY}
+    os.environ.update(dict.fromkeys(_TEMPORARY, str(directory)))
+    tempfile.tempdir = str(directory)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = None
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
 def describe_failure(error: BaseException) -> StrongroomError:
     """Return what may be said outside about ``error``: its type and the program's line.
 
@@ -68,9 +113,15 @@ def describe_failure(error: BaseException) -> StrongroomError:
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == _FILE]
     where = f"line {lines[-1]} of the program" if lines else "the program"
     return ProgramError(
-        f"{where} raised {type(error).__name__}",
+        f"{where} raised {_name_kind(type(error))}",
         hint="its message stays inside, since it may quote data; try the program on made-up data first",
     )
+
+
+def _name_kind(kind: type[BaseException]) -> str:
+    """Return an exception's name, unless the program made the kind up while it ran, perhaps from data."""
+    known = getattr(sys.modules.get(kind.__module__), kind.__name__, None) is kind
+    return kind.__name__ if known else "an exception of its own making"
 
 
 def _is_own(error: StrongroomError) -> bool:

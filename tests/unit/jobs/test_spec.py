@@ -96,7 +96,7 @@ def test_job_digest_changes_with_program_analyst_and_every_key(write: Callable[.
 def test_every_problem_is_reported_at_once(write: Callable[..., Path]) -> None:
     text = f"""
         name = "Count"
-        kind = "python"
+        kind = "fortran"
         program = ""
         [inputs.accounts]
         owner = "bank"

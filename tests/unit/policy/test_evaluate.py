@@ -39,7 +39,7 @@ def test_facts_that_agree_with_the_policy_are_granted(
         ({"revoked": True}, "dataset 'accounts' is revoked by its owner"),
         ({"purpose": "marketing"}, "the purpose is 'marketing', must be fraud research"),
         ({"purpose": "Fraud research"}, "the purpose is 'Fraud research'"),
-        ({"kind": "python"}, "the job is of kind 'python', must be one of sql, spark"),
+        ({"kind": "fortran"}, "the job is of kind 'fortran', must be one of sql, spark, python"),
         ({"kind": "sql", "program": "sha256:" + "0" * 64}, "the sql program has digest sha256:000"),
         ({"program": "sha256:" + "0" * 64}, "the spark program has digest sha256:000"),
         ({"columns": ("age", "name")}, "column 'name' is withheld by the owner"),

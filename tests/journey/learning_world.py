@@ -1,0 +1,144 @@
+"""A world for learning: two owners of real measurements, split between them by columns or by rows.
+
+The data are scikit-learn's: breast cancer (569 biopsies, 30 measurements) and diabetes (442 patients). Every process is
+real and measured, the TEE is simulated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from contextlib import closing, contextmanager
+from functools import cache
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from small_world import PURPOSE, SmallWorld, _custody
+
+from strongroom.demo.world import OwnerHome
+from strongroom.envelope.manifest import unwrap_data_key
+
+OWNERS = {"hospital": "biopsies", "laboratory": "findings"}
+
+
+@cache
+def breast_cancer() -> pa.Table:
+    """Every biopsy with a number of its own, in an order that tells nothing."""
+    from sklearn.datasets import load_breast_cancer
+
+    loaded = load_breast_cancer()
+    names = [str(name).replace(" ", "_") for name in loaded.feature_names]
+    columns = {"biopsy": list(range(len(loaded.target)))}
+    columns |= {name: loaded.data[:, index].tolist() for index, name in enumerate(names)}
+    return pa.table({**columns, "benign": loaded.target.tolist()})
+
+
+@cache
+def diabetes() -> pa.Table:
+    from sklearn.datasets import load_diabetes
+
+    loaded = load_diabetes()
+    columns = {"patient": list(range(len(loaded.target)))}
+    columns |= {str(name): loaded.data[:, index].tolist() for index, name in enumerate(loaded.feature_names)}
+    return pa.table({**columns, "progression": loaded.target.tolist()})
+
+
+def split_by_columns() -> dict[str, pa.Table]:
+    """The hospital has half of the measurements, the laboratory the others and the finding."""
+    table = breast_cancer()
+    names = table.column_names
+    return {"biopsies": table.select(names[:16]), "findings": table.select(["biopsy", *names[16:]])}
+
+
+def split_by_rows() -> dict[str, pa.Table]:
+    """Both have the same columns, of different patients."""
+    table = diabetes()
+    return {"biopsies": table.slice(0, 200), "findings": table.slice(200)}
+
+
+class LearningWorld(SmallWorld):
+    """Two owners whose policies permit programs by digest, and files to leave."""
+
+    tables: Mapping[str, pa.Table]
+
+    def register(self, home: OwnerHome, **policy: object) -> None:
+        source = home.directory / f"{home.dataset}.parquet"
+        pq.write_table(self.tables[home.dataset], source)
+        custody = _custody()
+        manifest = home.owner.encrypt([source], home.encrypted, dataset=home.dataset, version=1, custody=custody)
+        source.unlink()
+        dek = unwrap_data_key(manifest, custody=custody)
+        permitted = home.owner.permit(self.policy(home, **policy))
+        home.broker.register_dataset(manifest.statement, dek, permitted, home.owner.key)
+
+    def policy(
+        self,
+        home: OwnerHome,
+        *,
+        takers: Collection[str] | None = ("analyst",),
+        keeper: str = "",
+        max_bytes: int = 10_000_000,
+        **more: object,
+    ) -> str:
+        more = {"withhold": (), "sql": False, "recipients": ("analyst", "partner", "hospital")} | more
+        text = super().policy(home, **more)
+        if takers is None:
+            return text
+        parties = {name: str(one.owner.key.party) for name, one in self.owners.items()}
+        parties |= {"analyst": str(self.analyst.key.party), "partner": str(self.partner.key.party)}
+        listed = ", ".join(f'"{parties[name]}"' for name in takers)
+        owner = f'owner = "{parties[keeper]}"\n' if keeper else ""
+        return f"{text}\n[outputs.files]\nrecipients = [{listed}]\n{owner}max_bytes = {max_bytes}\n"
+
+    def write_job(
+        self,
+        name: str = "learn",
+        *,
+        program: str,
+        kind: str = "python",
+        outputs: Mapping[str, str],
+        recipients: Collection[str] = ("analyst",),
+        inputs: Mapping[str, tuple[str, Path]] | None = None,
+        workers: int = 1,
+    ) -> Path:
+        place = self.directory / "analyst"
+        (place / f"{name}.py").write_text(program)
+        parties = {one: home.owner.key.party for one, home in self.owners.items()}
+        parties |= {"analyst": self.analyst.key.party, "partner": self.partner.key.party}
+        lines = [f'name = "{name}"', f'kind = "{kind}"', f'purpose = "{PURPOSE}"', f'program = "{name}.py"']
+        chosen = inputs or {home.dataset: (one, home.encrypted) for one, home in self.owners.items()}
+        for dataset, (owner, location) in chosen.items():
+            lines += [f"[inputs.{dataset}]", f'owner = "{parties[owner]}"']
+            lines += [f'location = "{location}"', 'columns = ["*"]']
+        for output, shape in outputs.items():
+            who = ", ".join(f'"{parties[one]}"' for one in recipients)
+            lines += [f"[outputs.{output}]", f"recipients = [{who}]", f'kind = "{shape}"']
+        lines += ["[cluster]", f"workers = {workers}", "worker_cores = 1", 'worker_memory = "900m"']
+        path = place / f"{name}.toml"
+        path.write_text("\n".join(lines) + "\n")
+        return path
+
+    def learn(
+        self, program: str, *, outputs: Mapping[str, str], engine: str = "embedded", on_event=None, **job: object
+    ):
+        """Let every owner approve ``program``, run it, and return the report."""
+        more = {name: job.pop(name) for name in ("takers", "keeper", "max_bytes") if name in job}
+        self.permit_all(programs=[program.encode()], **more)
+        path = self.write_job(program=program, outputs=outputs, **job)
+        return self.run(path, engine=engine, on_event=on_event or (lambda _name, _facts: None))
+
+    def fetch_files(self, report, output: str, *, by=None):
+        who = by or self.analyst
+        location = next(Path(one["directory"]) for one in report.outputs if one["name"] == output)
+        with closing(who.attest_broker(self.broker_url)) as broker:
+            return who.fetch_files(broker=broker, digest=report.digest, output=output, location=location)
+
+
+@contextmanager
+def learning_world(directory: Path, *, tables: Mapping[str, pa.Table], lease: float = 5, **policy: object):
+    world = LearningWorld.make(directory / "world", lease=lease, owners=OWNERS)
+    world.tables = tables
+    try:
+        yield world.open(**policy)
+    finally:
+        world.close()
