@@ -8,6 +8,7 @@ import pytest
 from strongroom.attestation.anchors import TrustAnchor
 from strongroom.attestation.appraisal import EVERYTHING, AppraisalPolicy
 from strongroom.attestation.collateral import parse_collateral
+from strongroom.attestation.simulated.faults import Faults
 from strongroom.attestation.simulated.pki import Vendor
 from strongroom.attestation.simulated.quoting import SgxFacts, TdxFacts, quote_sgx, quote_tdx
 from strongroom.attestation.verification import open_evidence, verify_opened
@@ -127,3 +128,27 @@ def test_an_empty_list_denies_and_only_everything_admits_all() -> None:
     assert "x" not in AppraisalPolicy(measurements=frozenset()).measurements
     assert "x" in EVERYTHING
     assert repr(EVERYTHING) == "EVERYTHING"
+
+
+def test_platform_and_quoting_enclave_each_have_a_grace_of_their_own() -> None:
+    def reasons(faults: Faults, **grace: timedelta) -> list[str]:
+        quote = quote_sgx(VENDOR, SgxFacts(mr_enclave=b"E" * 32, mr_signer=b"S" * 32), report_data=bytes(64))
+        opened = open_evidence(
+            quote,
+            choose=lambda _: parse_collateral(VENDOR.collateral("sgx", now=NOW, faults=faults)),
+            anchor=ANCHOR,
+            now=NOW,
+        )
+        claims = verify_opened(opened, quote, anchor=ANCHOR, now=NOW)
+        policy = AppraisalPolicy(statuses=frozenset({"UpToDate", "OutOfDate"}), **grace)
+        return [str(objection) for objection in policy.evaluate(claims, now=NOW)]
+
+    age = NOW - datetime(2025, 5, 14, tzinfo=UTC)
+    enough, short = age + timedelta(days=1), age - timedelta(days=1)
+    qe, platform = Faults(qe_out_of_date=True), Faults(tcb_status="OutOfDate")
+    assert reasons(qe, qe_out_of_date_grace=enough) == []
+    assert "quoting enclave" in reasons(qe, qe_out_of_date_grace=short)[0]
+    assert "quoting enclave" in reasons(qe, out_of_date_grace=enough)[0]
+    assert reasons(platform, out_of_date_grace=enough) == []
+    assert "platform's TCB" in reasons(platform, qe_out_of_date_grace=enough)[0]
+    assert "platform's TCB" in reasons(platform, out_of_date_grace=short)[0]
