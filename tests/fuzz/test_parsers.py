@@ -59,3 +59,13 @@ def test_every_target_reaches_beyond_its_first_check(name: str) -> None:
     assert all(taken) or name in ("sigstruct", "token", "pck_chain"), taken
     for data in (b"", b"\0", b"{", b"\xff" * 300, b"[" * 50_000, b'{"a":' * 50_000):
         target.try_one(data)
+
+
+FOUND = sorted((Path(__file__).parent / "found").iterdir())
+
+
+@pytest.mark.parametrize("file", FOUND, ids=lambda file: file.name)
+@pytest.mark.filterwarnings("ignore")
+def test_what_a_hunt_once_found_stays_refused(file: Path) -> None:
+    name = file.name.rpartition("-")[0]
+    assert targets()[name].try_one(file.read_bytes()) is False

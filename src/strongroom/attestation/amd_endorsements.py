@@ -18,14 +18,14 @@ from importlib import resources
 from typing import Any, Final
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.utils import CryptographyDeprecationWarning
 
 from strongroom.attestation.anchors import TrustAnchor
 from strongroom.attestation.evidence.der import INTEGER, DerValue
-from strongroom.attestation.evidence.pck import common_name
+from strongroom.attestation.evidence.pck import UNREADABLE, common_name
 from strongroom.attestation.evidence.snp import SnpTcb
 from strongroom.attestation.failures import (
     CertificateError,
@@ -103,8 +103,8 @@ def parse_amd_endorsements(text: str) -> AmdEndorsements:
             )
         certificates = _load_pem(_text(body, "certificates"))
         encoded = _text(body, "crl") if body.get("crl") else ""
-        crl = x509.load_der_x509_crl(base64.b64decode(encoded, validate=True)) if encoded else None
-    except (ValueError, RecursionError, TypeError) as error:
+        crl = _load_crl(base64.b64decode(encoded, validate=True)) if encoded else None
+    except (*UNREADABLE, RecursionError) as error:
         raise CollateralError("endorsements are not JSON with certificates in PEM and a CRL in base64 DER") from error
     return AmdEndorsements(certificates=certificates, crl=crl, digest=_digest(certificates, crl))
 
@@ -122,10 +122,8 @@ def load_certificate(der: bytes, *, where: str) -> x509.Certificate:
             is_pem = der.lstrip().startswith(b"-----BEGIN")
             certificate = x509.load_pem_x509_certificate(der) if is_pem else x509.load_der_x509_certificate(der)
             _ = (certificate.subject, certificate.issuer, certificate.extensions, certificate.public_key())
-    except (ValueError, TypeError, x509.DuplicateExtension, x509.InvalidVersion, UnsupportedAlgorithm) as error:
+    except UNREADABLE as error:
         raise CertificateError(f"{where}: not a certificate") from error
-    except x509.UnsupportedGeneralNameType as error:
-        raise CertificateError(f"{where}: a certificate has a name of an unknown kind") from error
     return certificate
 
 
@@ -230,7 +228,7 @@ def _consult_crl(
     try:
         number = crl.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
         signed = crl.issuer == root.subject and crl.is_signature_valid(key)  # type: ignore[arg-type]  # an RSA key
-    except (ValueError, TypeError, x509.ExtensionNotFound, x509.DuplicateExtension, UnsupportedAlgorithm) as error:
+    except UNREADABLE as error:
         raise CollateralError("the CRL is not a numbered list that AMD's root could have signed") from error
     if not signed:
         raise CollateralError(
@@ -307,7 +305,7 @@ def _extension(leaf: x509.Certificate, arc: str) -> bytes:
 def _issued(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
     try:
         certificate.verify_directly_issued_by(issuer)
-    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+    except (*UNREADABLE, InvalidSignature):
         return False
     return True
 
@@ -317,9 +315,16 @@ def _load_pem(text: str) -> tuple[x509.Certificate, ...]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", CryptographyDeprecationWarning)
             loaded = x509.load_pem_x509_certificates(text.encode())
-    except ValueError as error:
+    except UNREADABLE as error:
         raise CollateralError("endorsements: not certificates in PEM") from error
     return tuple(load_certificate(one.public_bytes(Encoding.DER), where="endorsements") for one in loaded)
+
+
+def _load_crl(der: bytes) -> x509.CertificateRevocationList:
+    """Return a CRL, every part of which was opened once: pyca/cryptography opens them lazily, and may fail then."""
+    crl = x509.load_der_x509_crl(der)
+    _ = (crl.issuer, crl.last_update_utc, crl.next_update_utc, crl.extensions, [one.serial_number for one in crl])
+    return crl
 
 
 def _text(body: dict[str, Any], name: str) -> str:

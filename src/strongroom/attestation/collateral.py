@@ -15,7 +15,7 @@ from typing import Any, Final
 import dcap_qvl
 from cryptography import x509
 
-from strongroom.attestation.evidence.pck import parse_certificates
+from strongroom.attestation.evidence.pck import UNREADABLE, parse_certificates
 from strongroom.attestation.failures import CertificateError, CollateralError
 from strongroom.digests import digest, to_text
 
@@ -169,7 +169,7 @@ def _read_crl(members: dict[str, str], name: str) -> RevocationList:
         number = crl.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
         issuer, issued, next_update = crl.issuer, crl.last_update_utc, crl.next_update_utc
         revoked = frozenset(entry.serial_number for entry in crl)
-    except (ValueError, x509.ExtensionNotFound, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+    except UNREADABLE as error:
         raise CollateralError(f"{name} is not a numbered certificate revocation list in hex DER") from error
     if next_update is None:
         raise CollateralError(f"{name} names no next update, so that it would never expire")

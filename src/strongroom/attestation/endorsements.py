@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Final
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from strongroom.attestation.anchors import TrustAnchor
 from strongroom.attestation.collateral import Collateral, SignedDocument
 from strongroom.attestation.evidence.carriage import TeeName
-from strongroom.attestation.evidence.pck import PckChain, common_name, sgx_extension_of
+from strongroom.attestation.evidence.pck import UNREADABLE, PckChain, common_name, sgx_extension_of
 from strongroom.attestation.failures import CertificateError, CollateralError, RevokedError, StaleCollateralError
 
 _TCB_INFO_ID: Final = {"sgx": "SGX", "tdx": "TDX"}
@@ -207,6 +207,6 @@ def _issued(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
     """Say whether ``issuer`` is named as, and signed as, the issuer of ``certificate``."""
     try:
         certificate.verify_directly_issued_by(issuer)
-    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+    except (*UNREADABLE, InvalidSignature):
         return False
     return True

@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA384
@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.hashes import SHA384
 from strongroom.attestation.amd_endorsements import load_certificate
 from strongroom.attestation.anchors import TrustAnchor
 from strongroom.attestation.evidence.nitro import NitroDocument
+from strongroom.attestation.evidence.pck import UNREADABLE
 from strongroom.attestation.failures import CertificateError, DebugEvidenceError, QuoteSignatureError
 from strongroom.attestation.snp import UNRATED
 from strongroom.digests import bytes_digest
@@ -139,7 +140,7 @@ def _check_link(issuer: x509.Certificate, certificate: x509.Certificate, *, belo
         if constraints.path_length is not None and constraints.path_length < below:
             allowed = False
         certificate.verify_directly_issued_by(issuer)
-    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm, x509.ExtensionNotFound) as error:
+    except (*UNREADABLE, InvalidSignature) as error:
         raise CertificateError(
             "the document's chain does not hold: each certificate must be signed by the one before"
         ) from error

@@ -39,8 +39,9 @@ class CollateralService:
     """One service: Intel's, or a PCCS in the operator's network.
 
     ``update``: the ``standard`` set, or the ``early`` one that Intel publishes months before it becomes standard.
-    ``proxy``: the URL of an HTTP proxy; empty for none (the environment is not read). ``per_second``: requests at most, beyond a first four.
-    ``attempts``: tries per request when the service is busy or unreachable. ``deadline``: for a whole fetch.
+    ``proxy``: the URL of an HTTP proxy; empty for none (the environment is not read). ``per_second``: requests at most,
+    beyond a first four. ``attempts``: tries per request when the service is busy or unreachable. ``deadline``: for a
+    whole fetch.
     """
 
     def __init__(

@@ -19,6 +19,17 @@ from strongroom.attestation.failures import CertificateError, MalformedEvidenceE
 SGX_EXTENSION = x509.ObjectIdentifier("1.2.840.113741.1.13.1")
 MAX_CHAIN_BYTES = 32 << 10
 CHAIN_LENGTH = 3
+# Everything that pyca/cryptography raises while it opens a certificate or list that a stranger wrote.
+UNREADABLE = (
+    ValueError,
+    TypeError,
+    OverflowError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.ExtensionNotFound,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
 _ARC = "1.2.840.113741.1.13.1"
 _COMPONENTS = 16
 
@@ -87,10 +98,8 @@ def parse_certificates(pem: bytes, *, where: str) -> tuple[x509.Certificate, ...
         certificates = tuple(x509.load_pem_x509_certificates(pem.rstrip(b"\0")))
         for certificate in certificates:  # cryptography opens these lazily; open them here, where a failure has a name
             _ = (certificate.subject, certificate.issuer, certificate.extensions, certificate.public_key())
-    except (ValueError, TypeError, x509.DuplicateExtension, x509.InvalidVersion, UnsupportedAlgorithm) as error:
+    except UNREADABLE as error:
         raise CertificateError(f"{where}: not PEM certificates") from error
-    except x509.UnsupportedGeneralNameType as error:
-        raise CertificateError(f"{where}: a certificate has a name of an unknown kind") from error
     return certificates
 
 
