@@ -23,7 +23,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from node import Node
-from store import KINDS, Refused, Store
+from store import KINDS, RefusedError, Store
 
 NAMESPACE = "jobs"
 TOKEN = "a-token-of-the-submitter"
@@ -98,11 +98,11 @@ class FakeCluster:
         spec = manifest.get("spec") or {}
         if not spec.get("containers"):
             message = f'Pod "{name}" is invalid: spec.containers: Required value'
-            raise Refused(422, "Invalid", message, name=name, kind="Pod")
+            raise RefusedError(422, "Invalid", message, name=name, kind="Pod")
         chosen = spec.get("runtimeClassName")
         if chosen and chosen not in self.runtime_classes:
             message = f'pods "{name}" is forbidden: pod rejected: RuntimeClass "{chosen}" not found'
-            raise Refused(403, "Forbidden", message, name=name, kind="pods")
+            raise RefusedError(403, "Forbidden", message, name=name, kind="pods")
 
 
 class _Server(ThreadingHTTPServer):
@@ -150,11 +150,11 @@ class _Handler(BaseHTTPRequestHandler):
             cluster.bodies.append(body)
         try:
             if self.headers.get("Authorization") != f"Bearer {TOKEN}":
-                raise Refused(401, "Unauthorized", "Unauthorized")
+                raise RefusedError(401, "Unauthorized", "Unauthorized")  # noqa: TRY301
             namespace, plural, name, sub = self._route(url.path)
             self._authorize(namespace, plural, sub, query, name)
             self._answer(namespace, plural, name, sub, query, body)
-        except Refused as refused:
+        except RefusedError as refused:
             self._json(refused.code, refused.status)
 
     def _route(self, path: str) -> tuple[str, str, str, str]:
@@ -162,7 +162,7 @@ class _Handler(BaseHTTPRequestHandler):
         head = ["api", "v1"] if parts[0] == "api" else ["apis", "networking.k8s.io", "v1"]
         rest = parts[len(head) :]
         if parts[: len(head)] != head or len(rest) < 3 or rest[0] != "namespaces" or rest[2] not in KINDS:
-            raise Refused(404, "NotFound", "the server could not find the requested resource")
+            raise RefusedError(404, "NotFound", "the server could not find the requested resource")
         return rest[1], rest[2], rest[3] if len(rest) > 3 else "", rest[4] if len(rest) > 4 else ""
 
     def _authorize(self, namespace: str, plural: str, sub: str, query: dict, name: str) -> None:
@@ -177,11 +177,13 @@ class _Handler(BaseHTTPRequestHandler):
                 f'{plural}{quoted} is forbidden: User "me" cannot {verb} resource "{resource}" '
                 f'in API group "{group}" in the namespace "{namespace}"'
             )
-            raise Refused(403, "Forbidden", message, kind=plural)
+            raise RefusedError(403, "Forbidden", message, kind=plural)
         if namespace not in self.server.cluster.namespaces and self.command == "POST":
-            raise Refused(404, "NotFound", f'namespaces "{namespace}" not found', name=namespace, kind="namespaces")
+            raise RefusedError(
+                404, "NotFound", f'namespaces "{namespace}" not found', name=namespace, kind="namespaces"
+            )
 
-    def _answer(self, namespace: str, plural: str, name: str, sub: str, query: dict, body: dict) -> None:
+    def _answer(self, namespace, plural, name, sub, query, body) -> None:  # noqa: PLR0917
         store = self.server.cluster.store
         labels, fields = query.get("labelSelector", ""), query.get("fieldSelector", "")
         if sub == "log":
@@ -225,12 +227,12 @@ class _Handler(BaseHTTPRequestHandler):
         container = pod["spec"]["containers"][0]["name"]
         name, uid = pod["metadata"]["name"], pod["metadata"]["uid"]
         if query.get("container", container) != container:
-            raise Refused(400, "BadRequest", f"container {query['container']} is not valid for pod {name}")
+            raise RefusedError(400, "BadRequest", f"container {query['container']} is not valid for pod {name}")
         path = self.server.cluster.node.log(uid)
         if not path.exists():
             waiting = "ContainerCreating"
             message = f'container "{container}" in pod "{name}" is waiting to start: {waiting}'
-            raise Refused(400, "BadRequest", message)
+            raise RefusedError(400, "BadRequest", message)
         lines = int(query["tailLines"]) if "tailLines" in query else None
         self._stream("text/plain", self._log_pieces(path, uid, follow=query.get("follow") == "true", lines=lines))
 
@@ -250,7 +252,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _forward(self, pod: dict, port: int) -> None:
         key = self.headers.get("Sec-WebSocket-Key")
         if key is None or "v4.channel.k8s.io" not in self.headers.get("Sec-WebSocket-Protocol", ""):
-            raise Refused(400, "BadRequest", "Upgrade request required")
+            raise RefusedError(400, "BadRequest", "Upgrade request required")
         accept = base64.b64encode(hashlib.sha1(key.encode() + _WEBSOCKET).digest()).decode()
         self.send_response(101)
         for name, value in (

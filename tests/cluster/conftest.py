@@ -1,6 +1,6 @@
 """Let tests place jobs on a cluster that is a double, in a small world whose broker and owners are real."""
 
-import os
+import socket
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,33 +9,31 @@ import pytest
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "journey")]
 
-import socket
+from api_server import NAMESPACE, FakeCluster  # noqa: E402
+from small_world import frozen_package, small_world  # noqa: E402
 
-from api_server import NAMESPACE, FakeCluster
-from small_world import frozen_package, small_world
-
-from strongroom.jobs.launch.kubernetes import KubernetesHost
-from strongroom.jobs.launch.kubernetes.access import find_access
-from strongroom.jobs.launch.kubernetes.api import Cluster
-from strongroom.jobs.launch.kubernetes.settings import parse_settings
+from strongroom.jobs.launch.kubernetes import KubernetesHost  # noqa: E402
+from strongroom.jobs.launch.kubernetes.access import find_access  # noqa: E402
+from strongroom.jobs.launch.kubernetes.api import Cluster  # noqa: E402
+from strongroom.jobs.launch.kubernetes.settings import parse_settings  # noqa: E402
 
 IMAGE = "strongroom:test"
 
 
-def settings_text(world, **changes: object) -> str:
-    port = free_port()
+def settings_text(world, *, storage: str = "", **changes: object) -> str:
+    port, storage = free_port(), storage or str(world.directory)
     keys = {
         "namespace": NAMESPACE,
         "image": IMAGE,
         "flavour": "simulated",
-        "directory": f"{world.directory}/jobs",
+        "directory": f"{storage}/jobs",
         "driver_port": port,
         "start_seconds": 60,
         **changes,
     }
     lines = ["[kubernetes]"]
     lines += [f"{name} = {value}" if isinstance(value, int) else f'{name} = "{value}"' for name, value in keys.items()]
-    lines += ["[[kubernetes.volumes]]", f'mount = "{world.directory}"', 'claim = "storage"', "read_only = false"]
+    lines += ["[[kubernetes.volumes]]", f'mount = "{storage}"', 'claim = "storage"', "read_only = false"]
     return "\n".join(lines) + "\n"
 
 
@@ -81,6 +79,3 @@ def lab(small, tmp_path):
     )
     yield Lab(world=small, cluster=cluster)
     cluster.close()
-
-
-os.environ.setdefault("STRONGROOM_TEST_KUBECONFIG", "")

@@ -40,6 +40,7 @@ class Node:
         self.processes: dict[str, subprocess.Popen] = {}
         self.started: dict[str, list[str]] = {}
         self.closing = threading.Event()
+        self._reasons: dict[str, str] = {}
         self._taken: set[str] = set()
         self._threads: list[threading.Thread] = []
         threading.Thread(target=self._look, daemon=True).start()
@@ -71,8 +72,6 @@ class Node:
         self._reasons[uid] = reason
         end_group(self.processes[uid])
 
-    _reasons: dict[str, str] = {}
-
     def _look(self) -> None:
         while not self.closing.is_set():
             with self.store.changed:
@@ -95,7 +94,7 @@ class Node:
     def _schedule(self, pod: dict, key: tuple[str, str, str]) -> bool:
         while message := self.unschedulable(pod):
             condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}
-            if not self._change(key, lambda found: found["status"].update(conditions=[condition])):
+            if not self._change(key, lambda found, seen=condition: found["status"].update(conditions=[seen])):
                 return False
             self._event(pod, "FailedScheduling", message)
             if self.closing.wait(0.3):
@@ -151,7 +150,7 @@ class Node:
             )
         self.processes[uid] = process
         self.started[key[2]] = command
-        self._change(key, lambda found: self._running(found))
+        self._change(key, self._running)
         terminated = False
         while process.poll() is None:
             if self._deleted(key) and not terminated:

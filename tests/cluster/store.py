@@ -19,7 +19,7 @@ KINDS = {"pods": "Pod", "configmaps": "ConfigMap", "events": "Event", "networkpo
 VERSIONS = {"networkpolicies": "networking.k8s.io/v1"}
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """An answer with a Status, as the real server words it."""
 
     def __init__(self, code: int, reason: str, message: str, **details: object) -> None:
@@ -57,14 +57,14 @@ class Store:
             name = manifest.get("metadata", {}).get("name", "")
             kind = KINDS[plural]
             if manifest.get("kind") != kind or manifest.get("apiVersion") != VERSIONS.get(plural, "v1"):
-                raise Refused(400, "BadRequest", f"the object provided is unrecognized: expected {kind}")
+                raise RefusedError(400, "BadRequest", f"the object provided is unrecognized: expected {kind}")
             if manifest["metadata"].get("namespace", namespace) != namespace:
                 message = "the namespace of the provided object does not match the namespace sent on the request"
-                raise Refused(400, "BadRequest", message)
+                raise RefusedError(400, "BadRequest", message)
             for rule in self.admission:
                 rule(plural, manifest)
             if (plural, namespace, name) in self.objects:
-                raise Refused(409, "AlreadyExists", f'{plural} "{name}" already exists', name=name, kind=plural)
+                raise RefusedError(409, "AlreadyExists", f'{plural} "{name}" already exists', name=name, kind=plural)
             made = copy.deepcopy(manifest)
             made["metadata"] |= {"namespace": namespace, "uid": str(uuid.uuid4()), "creationTimestamp": now()}
             if plural == "pods":
@@ -87,7 +87,7 @@ class Store:
         with self.changed:
             found = self.objects.get((plural, namespace, name))
             if found is None:
-                raise Refused(404, "NotFound", f'{plural} "{name}" not found', name=name, kind=plural)
+                raise RefusedError(404, "NotFound", f'{plural} "{name}" not found', name=name, kind=plural)
             return copy.deepcopy(found)
 
     def remove(self, plural: str, namespace: str, name: str) -> None:
@@ -144,7 +144,7 @@ class Store:
         until = time.monotonic() + seconds
         with self.changed:
             if since < self.oldest:
-                gone = Refused(410, "Expired", f"too old resource version: {since} ({self.oldest})")
+                gone = RefusedError(410, "Expired", f"too old resource version: {since} ({self.oldest})")
                 yield {"type": "ERROR", "object": gone.status}
                 return
         while time.monotonic() < until and not ended.is_set():

@@ -6,9 +6,9 @@ import time
 import pytest
 from api_server import NAMESPACE
 from small_world import LONG_QUERY, expected_answer
-from store import Refused
+from store import RefusedError
 
-from strongroom.errors import StrongroomError, TransportError
+from strongroom.errors import StrongroomError, TransportError, UsageError
 from strongroom.jobs.launch.placement import PlacementError
 
 
@@ -29,7 +29,7 @@ def forbid(lab, message, *, only: str = "pods", role: str = "") -> None:
     def rule(plural, manifest):
         labels = manifest.get("metadata", {}).get("labels", {})
         if plural == only and (not role or labels.get("strongroom.dev/role") == role):
-            raise Refused(403, "Forbidden", message)
+            raise RefusedError(403, "Forbidden", message)
 
     lab.cluster.store.admission.append(rule)
 
@@ -111,14 +111,7 @@ def test_node_without_the_runtime_is_named(lab):
 
 
 def test_input_outside_every_volume_is_refused_before_anything_is_made(lab):
-    from conftest import settings_text
-
-    from strongroom.errors import UsageError
-    from strongroom.jobs.launch.kubernetes.settings import parse_settings
-
-    host = lab.host()
-    text = settings_text(lab.world, directory="/elsewhere/jobs")
-    host.settings = parse_settings(text.replace(f'mount = "{lab.world.directory}"', 'mount = "/elsewhere"'))
+    host = lab.host(storage="/elsewhere")
     with pytest.raises(UsageError, match="no volume holds"):
         lab.world.analyst.run(
             lab.world.write_job(),

@@ -47,8 +47,6 @@ _DEFAULT = {"sql": "process", "python": "process", "spark": "standalone"}
 @click.option(
     "--settings",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    envvar="STRONGROOM_KUBERNETES",
-    show_envvar=True,
     metavar="CLUSTER.toml",
     help="For --cluster k8s: the cluster's namespace, image, TEE flavour and volumes.",
 )

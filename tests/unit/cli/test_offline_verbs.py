@@ -172,9 +172,9 @@ def test_dry_run_shows_what_would_be_created_and_no_secret(desk: Path, capsys: T
     assert not {"key", "secret", "password", "ticket"} & set(re.findall(r"[a-z]+", json.dumps(plan)))
 
 
-def test_cluster_that_is_not_there_yet_is_refused_in_words(desk: Path, capsys: Told) -> None:
+def test_kubernetes_without_settings_is_refused_in_words(desk: Path, capsys: Told) -> None:
     told = answer(["submit", str(desk / "job.toml"), "--cluster", "k8s", *at(desk)], capsys, code=UsageError.exit_code)
-    assert "--cluster process" in told["error"]["hint"]
+    assert "--settings" in told["error"]["hint"]
 
 
 def test_verbs_that_need_a_broker_say_that_none_is_trusted(desk: Path, capsys: Told) -> None:

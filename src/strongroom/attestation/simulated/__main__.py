@@ -79,8 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     run.add_argument("--seed", type=Path, help="a file with the seed that several containers share")
     run.add_argument("arguments", nargs="*", help="after --: the workload's own")
     asked = parser.parse_args(argv)
-    own = None if asked.platform else Path(tempfile.mkdtemp(prefix="strongroom-platform-"))
-    directory = asked.platform or own
+    directory: Path = asked.platform or Path(tempfile.mkdtemp(prefix="strongroom-platform-"))
     try:
         if asked.seed is not None:
             lay_seed(asked.seed, directory)
@@ -91,8 +90,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.write(json.dumps(said) + "\n")
         return error.exit_code
     finally:
-        if own is not None:
-            shutil.rmtree(own, ignore_errors=True)
+        if asked.platform is None:
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 if __name__ == "__main__":

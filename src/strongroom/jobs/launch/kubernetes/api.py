@@ -176,7 +176,7 @@ class Cluster:
 
     def _unreachable(self, error: Exception) -> TransportError:
         return TransportError(
-            f"the API server {self._access.server} does not answer properly: {str(error)[:200] or type(error).__name__}",
+            f"the API server {self._access.server} does not answer: {str(error)[:200] or type(error).__name__}",
             hint="check your network and `kubectl cluster-info`",
         )
 

@@ -37,50 +37,40 @@ def explain_refusal(status: Object, *, what: str, namespace: str) -> Trouble:
             facts = {name: value or "" for name, value in found.groupdict().items()}
             facts |= {"what": what, "namespace": namespace}
             return Trouble(sentence=sentence.format(**facts), remedy=remedy.format(**facts), final=True)
-    if code == 401:  # noqa: PLR2004
-        return Trouble(
-            sentence=f"the cluster does not know who you are, so it refused to {what}",
-            remedy="log in to the cluster again and check with `kubectl auth whoami`",
-            final=True,
-        )
-    if code == 403:  # noqa: PLR2004
-        return Trouble(
-            sentence=f"the cluster forbids to {what}: {said}",
-            remedy=f"ask its administrator for the role strongroom-submitter in namespace {namespace}",
-            final=True,
-        )
-    if code == 404:  # noqa: PLR2004
-        return Trouble(
-            sentence=f"the cluster could not {what}: {said}", remedy="check the namespace in the settings", final=True
-        )
-    if code == 409:  # noqa: PLR2004
-        return Trouble(
-            sentence=f"the cluster could not {what}: {said}",
-            remedy="cancel the earlier job of that name, then submit again",
-            final=True,
-        )
-    if code in (400, 422):
-        return Trouble(
-            sentence=f"the cluster did not accept the object to {what}: {said}",
-            remedy="correct that field in the cluster's settings",
-            final=True,
-        )
-    return Trouble(
-        sentence=f"the cluster could not {what} now: {said}",
-        remedy="try again when the API server is well",
-        final=False,
+    sentence, remedy = _BY_CODE.get(
+        code, ("the cluster could not {what} now: {said}", "try again when the API server is well")
     )
+    facts = {"what": what, "namespace": namespace, "said": said}
+    return Trouble(sentence=sentence.format(**facts), remedy=remedy.format(**facts), final=code in _BY_CODE)
 
 
+_NOT_ACCEPTED = (
+    "the cluster did not accept the object to {what}: {said}",
+    "correct that field in the cluster's settings",
+)
+_BY_CODE: Mapping[int, tuple[str, str]] = {
+    400: _NOT_ACCEPTED,
+    401: (
+        "the cluster does not know who you are, so it refused to {what}",
+        "log in to the cluster again and check with `kubectl auth whoami`",
+    ),
+    403: (
+        "the cluster forbids to {what}: {said}",
+        "ask its administrator for the role strongroom-submitter in namespace {namespace}",
+    ),
+    404: ("the cluster could not {what}: {said}", "check the namespace in the settings"),
+    409: ("the cluster could not {what}: {said}", "cancel the earlier job of that name, then submit again"),
+    422: _NOT_ACCEPTED,
+}
 _REFUSALS: Sequence[tuple[str, str, str]] = (
     (
         r'RuntimeClass(?:\.node\.k8s\.io)? "(?P<name>[^"]+)" not found',
         "the cluster has no runtime class {name}, so it refused to {what}",
-        "install Kata or CoCo on it, or set runtime_class in the cluster's settings to one of `kubectl get runtimeclass`",
+        "install Kata or CoCo on it, or set runtime_class in the settings to one of `kubectl get runtimeclass`",
     ),
     (
-        r"exceeded quota: (?P<name>[^,]+), requested: (?P<asked>[^ ]+(?:,[^ ]+)*), used: (?P<used>[^ ]+), limited: (?P<limit>.+)",
-        "the namespace's quota {name} is used up ({used} of {limit}; asked for {asked}), so the cluster refused to {what}",
+        r"exceeded quota: (?P<name>[^,]+), requested: (?P<asked>[^ ]+), used: (?P<used>[^ ]+), limited: (?P<limit>.+)",
+        "the quota {name} is used up ({used} of {limit}; asked for {asked}), so the cluster refused to {what}",
         "ask for a larger quota in namespace {namespace}, or let the job take fewer or smaller workers",
     ),
     (
@@ -129,6 +119,8 @@ def explain_pod(pod: Object, events: Iterable[Object] = ()) -> Trouble | None:
         return _explain_end(name, status)
     if status.get("phase") == "Running" and not _waiting(status):
         return None
+    if pod.get("spec", {}).get("nodeName"):  # what was said while it waited for a node is over
+        events = [event for event in events if event.get("reason") != "FailedScheduling"]
     return _explain_waiting(name, status) or _explain_schedule(name, status) or _explain_events(name, events)
 
 
@@ -142,49 +134,50 @@ def explain_lost(name: str) -> Trouble:
 
 
 def _explain_end(name: str, status: Object) -> Trouble:
-    reason, said = str(status.get("reason") or ""), _short(status.get("message") or "")
-    if reason == "Evicted":
-        return Trouble(
-            sentence=f"pod {name} was evicted: {said or 'its node ran short of something'}",
-            remedy="give its role more memory or scratch in the settings, or free the node; submit the job again",
-            final=True,
-        )
-    if reason in {"Preempting", "Preempted"} or "preempt" in said.lower():
-        return Trouble(
-            sentence=f"pod {name} was preempted by pods of higher priority",
-            remedy="submit the job again when the cluster is less busy",
-            final=True,
-        )
-    if reason in {"NodeLost", "NodeShutdown", "Terminated", "Shutdown", "NodeAffinity", "UnexpectedAdmissionError"} or (
-        reason.startswith("OutOf")
-    ):
+    ended = _terminated(status)
+    reason = str(status.get("reason") or ended.get("reason") or "")
+    said = _short(status.get("message") or ended.get("message") or "")
+    code = ended.get("exitCode")
+    if "preempt" in f"{reason} {said}".lower():
+        reason = "Preempted"
+    elif reason.startswith("OutOf") or reason in _ENDED_BY_NODE:
         return Trouble(
             sentence=f"pod {name} was ended by its node ({reason}{': ' + said if said else ''})",
             remedy="submit the job again; another node may take it",
             final=True,
         )
-    if reason == "DeadlineExceeded":
-        return Trouble(sentence=f"pod {name} ran longer than it may", remedy="raise its deadline", final=True)
-    ended = _terminated(status)
-    code = ended.get("exitCode")
-    if ended.get("reason") == "OOMKilled":
-        return Trouble(
-            sentence=f"pod {name} used more memory than its limit and was killed",
-            remedy="give its role more memory: worker_memory in the job, or the role's size in the settings",
-            final=True,
-        )
-    if ended.get("reason") in {"ContainerCannotRun", "StartError"}:
-        return Trouble(
-            sentence=f"the container of pod {name} could not be started: {_short(ended.get('message') or '')}",
-            remedy="check that the image is a Strongroom image for this flavour",
-            final=True,
-        )
     killed = " (killed)" if code == _EXIT_KILLED else ""
-    return Trouble(
-        sentence=f"pod {name} ended with code {code}{killed}",
-        remedy="see `strongroom job logs`, then submit the job again",
-        final=True,
+    sentence, remedy = _ENDS.get(
+        reason, (f"pod {{name}} ended with code {code}{killed}", "see `strongroom job logs`, then submit the job again")
     )
+    why = said or "its node ran short of something"
+    return Trouble(sentence=sentence.format(name=name, said=why), remedy=remedy, final=True)
+
+
+_ENDED_BY_NODE = frozenset(
+    {"NodeLost", "NodeShutdown", "Terminated", "Shutdown", "NodeAffinity", "UnexpectedAdmissionError"}
+)
+_NOT_STARTED = (
+    "the container of pod {name} could not be started: {said}",
+    "check that the image is a Strongroom image for this flavour",
+)
+_ENDS: Mapping[str, tuple[str, str]] = {
+    "Evicted": (
+        "pod {name} was evicted: {said}",
+        "give its role more memory or scratch in the settings, or free the node; submit the job again",
+    ),
+    "Preempted": (
+        "pod {name} was preempted by pods of higher priority",
+        "submit the job again when the cluster is less busy",
+    ),
+    "DeadlineExceeded": ("pod {name} ran longer than its namespace permits", "ask for a longer deadline there"),
+    "OOMKilled": (
+        "pod {name} used more memory than its limit and was killed",
+        "give its role more memory: worker_memory in the job, or the role's size in the settings",
+    ),
+    "ContainerCannotRun": _NOT_STARTED,
+    "StartError": _NOT_STARTED,
+}
 
 
 def _explain_waiting(name: str, status: Object) -> Trouble | None:

@@ -116,7 +116,7 @@ def init_data(flavour: Literal["tdx", "snp"], *, job_digest: str, agent_policy: 
 
 
 def init_data_digest(flavour: Literal["tdx", "snp"], document: bytes) -> bytes:
-    """Return what MRCONFIGID (48 bytes) or HOSTDATA (32 bytes) is in the evidence of a container with that init-data."""
+    """Return what MRCONFIGID (48 bytes) or HOSTDATA (32 bytes) is in the evidence of such a container."""
     return hashlib.new(_INIT_DATA_DIGEST[flavour], document).digest()
 
 

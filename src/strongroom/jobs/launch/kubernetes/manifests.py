@@ -66,7 +66,7 @@ class JobPods:
     def network_policy(self, *, owner: Manifest) -> Manifest:
         """Return the policy by which only the job's own pods reach each other; the API server's tunnels come anyway."""
         job = {"matchLabels": {JOB_LABEL: self.name}}
-        policy = {
+        policy: Manifest = {
             "apiVersion": "networking.k8s.io/v1",
             "kind": "NetworkPolicy",
             "metadata": self._metadata(f"{self.name}-members", role="driver"),

@@ -91,7 +91,7 @@ class Tunnel:
                 self._trouble = self._trouble or type(error).__name__
             finally:
                 with contextlib.suppress(Exception):
-                    line.shutdown()
+                    line.close(timeout=1)
                 back.join(_OPEN_SECONDS)
                 with self._lock:
                     self._open.discard(caller)

@@ -1,0 +1,81 @@
+"""Where ``strongroom submit`` places a job: processes of this machine, or pods of a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from strongroom.errors import UsageError
+
+if TYPE_CHECKING:
+    from strongroom.jobs import JobDraft
+    from strongroom.jobs.launch import JobHost, TeeHost
+    from strongroom.jobs.launch.kubernetes import KubernetesSettings
+
+_UNSIGNED = f"sha384:{'0' * 96}"  # a job has no digest before it is signed
+_MAX_SEED_BYTES = 1024
+
+
+def read_settings(path: Path | None) -> KubernetesSettings:
+    """Return the cluster's settings; raise UsageError if no file is named."""
+    from strongroom.jobs.launch.kubernetes import load_settings
+
+    if path is None:
+        raise UsageError(
+            "a job on Kubernetes needs to know the cluster",
+            hint="add --settings CLUSTER.toml; deploy/cluster.toml in the sources is one to begin with",
+        )
+    return load_settings(path)
+
+
+def open_host(draft: JobDraft, *, settings: KubernetesSettings | None, platform: Path | None) -> TeeHost | JobHost:
+    """Return where the job is placed: the cluster of ``settings``, or the simulated platform of this machine."""
+    if settings is not None:
+        from strongroom.jobs.launch.kubernetes import KubernetesHost
+
+        return KubernetesHost.open(settings, seed=_seed(settings, platform))
+    from strongroom.attestation.simulated.platform import SimulatedPlatform
+
+    if platform is None:
+        raise UsageError(
+            "a job on this machine needs a simulated platform to start its processes",
+            hint="add --platform DIR: the folder that the broker was started with",
+        )
+    return SimulatedPlatform(platform, tee="tdx" if draft.tee == "tdx" else "sgx")
+
+
+def describe_objects(
+    draft: JobDraft, *, engine: str, settings: KubernetesSettings, platform: Path | None
+) -> tuple[list[dict[str, Any]], Sequence[str]]:
+    """Return the objects that a submission would create, and the same as YAML; the job's digest is still zero."""
+    import yaml
+
+    from strongroom.jobs.launch.kubernetes import JobPods
+
+    pods = JobPods(spec=draft, digest=_UNSIGNED, engine=engine, settings=settings)
+    pods.check_locations()
+    objects = pods.everything(seed=_seed(settings, platform))
+    return objects, [yaml.safe_dump_all(objects, sort_keys=False, width=1000)]
+
+
+def _seed(settings: KubernetesSettings, platform: Path | None) -> bytes:
+    if settings.flavour != "simulated":
+        if platform is not None:
+            raise UsageError(
+                f"the cluster's flavour is {settings.flavour}, and --platform is for the simulated one",
+                hint="leave --platform out",
+            )
+        return b""
+    if platform is None:
+        raise UsageError(
+            "the cluster's flavour is simulated, so its pods need the seed of a simulated platform",
+            hint="add --platform DIR: the folder that the broker was started with",
+        )
+    try:
+        with (platform / "seed").open("rb") as stream:
+            return stream.read(_MAX_SEED_BYTES)
+    except OSError as error:
+        raise UsageError(
+            f"{platform} holds no simulated platform: {error.strerror}", hint="name the folder the broker uses"
+        ) from error

@@ -1,0 +1,118 @@
+"""Read off a namespace which jobs are there and how they stand, end one, and read its log.
+
+What it shows is the untrusted host's word about the job's pods; what the job did stands in the ledger.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from strongroom.errors import UsageError
+from strongroom.jobs.launch.kubernetes.api import Cluster
+from strongroom.jobs.launch.kubernetes.failures import explain_pod
+from strongroom.jobs.launch.kubernetes.manifests import (
+    CONTAINER,
+    DIGEST_ANNOTATION,
+    JOB_LABEL,
+    NAME_ANNOTATION,
+    ROLE_LABEL,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PodState:
+    """One pod of a job: its phase as Kubernetes says it, and what is wrong with it, if anything."""
+
+    name: str
+    role: str
+    phase: str
+    node: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobState:
+    """One job on the cluster: its name there, the job's own name, its digest, and its pods, the driver first."""
+
+    name: str
+    title: str
+    digest: str
+    created: str
+    pods: tuple[PodState, ...]
+
+    @property
+    def phase(self) -> str:
+        """Return how the job stands, which is how its driver stands."""
+        return next((pod.phase for pod in self.pods if pod.role == "driver"), "Gone")
+
+
+class Board:
+    """The jobs of one namespace."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+
+    def jobs(self) -> tuple[JobState, ...]:
+        """Return every job, the newest first."""
+        found = self._read(JOB_LABEL)
+        return tuple(sorted(found, key=lambda job: (job.created, job.name), reverse=True))
+
+    def job(self, name: str) -> JobState:
+        """Return one job, by its name on the cluster or the beginning of its digest; raise UsageError if unknown."""
+        found = self.jobs()
+        chosen = [one for one in found if name in (one.name, one.digest, one.title) or one.digest.startswith(name)]
+        if len(chosen) != 1:
+            problem = (
+                f"more than one job is called {name!r}" if chosen else f"no job {name!r} in {self._cluster.namespace}"
+            )
+            known = ", ".join(one.name for one in (chosen or found)) or "none"
+            raise UsageError(problem[:300], hint=f"jobs there: {known}"[:500])
+        return chosen[0]
+
+    def cancel(self, name: str) -> JobState:
+        """Delete a job's driver, and with it everything that belongs to it; return how it stood before."""
+        job = self.job(name)
+        drivers = [pod.name for pod in job.pods if pod.role == "driver"]
+        for pod in drivers or [pod.name for pod in job.pods]:
+            self._cluster.delete("pods", pod)
+        return job
+
+    def log(self, name: str, *, role: str = "driver", follow: bool = False) -> Iterator[str]:
+        """Yield the lines that a job's pods of ``role`` said to their host; none of it is data."""
+        for pod in self.job(name).pods:
+            if pod.role == role:
+                with self._cluster.follow_log(pod.name, container=CONTAINER, follow=follow) as lines:
+                    yield from lines
+
+    def _read(self, labels: str) -> Sequence[JobState]:
+        by_job: dict[str, list[Mapping[str, Any]]] = {}
+        for pod in self._cluster.list("pods", labels=labels)["items"]:
+            by_job.setdefault(pod["metadata"]["labels"][JOB_LABEL], []).append(pod)
+        return [_job_state(name, pods) for name, pods in by_job.items()]
+
+
+def _job_state(name: str, pods: Sequence[Mapping[str, Any]]) -> JobState:
+    states = sorted((_pod_state(pod) for pod in pods), key=lambda pod: (pod.role != "driver", pod.role, pod.name))
+    notes = pods[0]["metadata"].get("annotations") or {}
+    return JobState(
+        name=name,
+        title=str(notes.get(NAME_ANNOTATION, "")),
+        digest=str(notes.get(DIGEST_ANNOTATION, "")),
+        created=min(str(pod["metadata"].get("creationTimestamp", "")) for pod in pods),
+        pods=tuple(states),
+    )
+
+
+def _pod_state(pod: Mapping[str, Any]) -> PodState:
+    meta = pod["metadata"]
+    ending = "Ending" if meta.get("deletionTimestamp") else ""
+    trouble = explain_pod(pod)
+    return PodState(
+        name=str(meta["name"]),
+        role=str((meta.get("labels") or {}).get(ROLE_LABEL, "")),
+        phase=ending or str((pod.get("status") or {}).get("phase") or "Pending"),
+        node=str((pod.get("spec") or {}).get("nodeName") or ""),
+        why=str(trouble) if trouble else "",
+    )
