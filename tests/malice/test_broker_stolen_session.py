@@ -5,8 +5,8 @@ from scene import Scene
 
 from strongroom.broker.calls import SessionLostError
 from strongroom.broker.names import SESSION_HEADER
-from strongroom.broker.requests import encode64
-from strongroom.broker.seals import request_mac
+from strongroom.broker.requests import decode64, encode64
+from strongroom.broker.seals import ReleaseSeal, ReleaseSealError, release_terms, request_mac
 from strongroom.errors import RefusedError
 
 BODY = b'{"datasets": ["flights"]}'
@@ -70,12 +70,56 @@ def test_malformed_proof_is_not_answered(scene, header):
     assert "sealed" not in str(refused.value)
 
 
-def test_keys_sealed_to_one_workload_do_not_open_with_anothers_key(scene, driver):
-    from strongroom.broker.requests import decode64
-    from strongroom.envelope.hpke import KemKey, SealedMessageError
+def opened(driver, answer, *, counter, by=None, **changes):
+    named = [(name, version, digest) for name, version, digest in answer["datasets"]]
+    terms = release_terms(
+        **{"job_digest": driver._job_digest, "datasets": named, "policy_digest": answer["policy_digest"]} | changes
+    )
+    holder = by or driver
+    seal = ReleaseSeal(holder._secret, session=holder._id)
+    return seal.open(decode64(answer["sealed"], name="x"), counter=counter, terms=terms)
 
-    answer = send(scene, driver)
-    sealed = decode64(answer["sealed"], name="x")
-    for key in (KemKey.generate(), driver._keys.kem):
-        with pytest.raises(SealedMessageError):
-            key.open(sealed, info=b"for something else")
+
+def test_keys_released_to_one_session_open_in_no_other_and_for_no_other_request(scene, driver):
+    job = scene.job()
+    other = scene.driver(scene.client_, job, scene.client_.submit_job(job.statement))
+    first, second = send(scene, driver, counter=1), send(scene, driver, counter=2)
+    assert opened(driver, first, counter=1)
+    assert opened(driver, second, counter=2) == opened(driver, first, counter=1)
+    assert first["sealed"] != second["sealed"]
+    for attempt in (
+        {"counter": 2},
+        {"counter": 1, "by": other},
+        {"counter": 1, "job_digest": other._job_digest},
+        {"counter": 1, "policy_digest": "sha256:" + "0" * 64},
+    ):
+        with pytest.raises(ReleaseSealError):
+            opened(driver, first, **attempt)
+
+
+def test_answer_replayed_to_a_later_request_is_not_believed(scene, driver):
+    recorded = send(scene, driver, counter=1)
+    driver._counter = 1
+
+    class Replaying:
+        def call(self, *_, **__):
+            return recorded
+
+    line, driver._line = driver._line, Replaying()
+    with pytest.raises(ReleaseSealError):
+        driver.release(["flights"])
+    driver._line = line
+    assert driver.release(["flights"]).datasets
+
+
+def test_answer_that_names_other_datasets_than_it_was_sealed_for_is_not_believed(scene, driver):
+    real = driver._line
+
+    class Renaming:
+        def call(self, *arguments, **named):
+            answer = real.call(*arguments, **named)
+            return answer | {"datasets": [["weather", 1, answer["datasets"][0][2]]]}
+
+    driver._line = Renaming()
+    with pytest.raises(ReleaseSealError):
+        driver.release(["flights"])

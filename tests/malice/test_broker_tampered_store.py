@@ -74,15 +74,29 @@ def test_head_removed_with_everything_else_keeps_the_broker_from_starting(scene)
 
 
 def test_dropped_or_changed_ledger_entries_keep_the_broker_from_starting(scene):
-    last = max(n for (n,) in rows(scene, "select position from ledger_entries"))
-    said = edit(scene, f"delete from ledger_entries where position = {last}")
-    assert said["event"] == "failed"
+    starts = [n for (n,) in rows(scene, "select start from ledger order by start")]
+    assert len(starts) > 2
+    for change in (
+        f"delete from ledger where start = {starts[-1]}",
+        f"delete from ledger where start = {starts[1]}",
+        f"update ledger set size = size + 1 where start = {starts[-1]}",
+        f"update ledger set hashes = x'' where start = {starts[-1]}",
+        f"update ledger set hashes = 'text' where start = {starts[-1]}",
+    ):
+        kept = rows(scene, "select * from ledger")
+        said = edit(scene, change)
+        assert said["event"] == "failed", change
+        assert said["kind"] in {"LedgerError", "StoreError"}
+        with closing(sqlite3.connect(scene.store / "store.sqlite")) as connection, connection:
+            connection.executemany("replace into ledger values (?, ?, ?, ?)", kept)
+    assert scene.start()["event"] == "ready"
 
 
 def test_changed_ledger_hash_is_noticed_at_the_start_or_by_the_next_proof(scene):
-    size = len(rows(scene, "select position from ledger_entries"))
-    top = size.bit_length() - 1
-    said = edit(scene, f"update ledger_nodes set hash = zeroblob(32) where level = {top} and position = 0")
+    size = sum(n for (n,) in rows(scene, "select size from ledger"))
+    completing = (1 << (size.bit_length() - 1)) - 1  # the entry that completed the largest subtree
+    row = f"start <= {completing} and {completing} < start + size"
+    said = edit(scene, f"update ledger set hashes = zeroblob(length(hashes)) where {row}")
     assert said["event"] == "failed"
     assert "do not match" in said["message"]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -60,7 +61,8 @@ class Book:
             )
         self._take_note(self._sign(self.log.size, self.log.root))
         self._queue: list[_Waiting] = []
-        self._wake = asyncio.Event()
+        self._wake, self._enough = asyncio.Event(), asyncio.Event()
+        self._expected = 1  # the number of decisions in the last commit
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="book")
         self._failed: Exception | None = None
         self.failure: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
@@ -77,6 +79,8 @@ class Book:
         done: asyncio.Future[Written] = asyncio.get_running_loop().create_future()
         self._queue.append(_Waiting(entries=entries, changes=tuple(changes), administrative=administrative, done=done))
         self._wake.set()
+        if len(self._queue) >= self._expected:
+            self._enough.set()
         return await done
 
     async def close(self) -> None:
@@ -89,17 +93,16 @@ class Book:
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
-        busy = False
         while True:
             await self._wake.wait()
-            if busy:  # Others are on their way: a moment's patience makes one commit of many.
-                await asyncio.sleep(GATHER_SECONDS)
+            if self._expected > 1:  # Others are on their way: a moment's patience makes one commit of many.
+                await self._gather()
             group, self._queue = self._queue[:_MAX_GROUP], self._queue[_MAX_GROUP:]
             if not self._queue:
                 self._wake.clear()
             if not group:
                 continue
-            busy = len(group) > 1
+            self._expected = len(group)
             growth = self.log.grow([entry for waiting in group for entry in waiting.entries])
             try:
                 note = await loop.run_in_executor(self._disk, self._commit, group, growth)
@@ -114,6 +117,13 @@ class Book:
                     waiting.done.set_result(Written(index=index, note=note))
                 index += len(waiting.entries)
 
+    async def _gather(self) -> None:
+        """Wait until as many decisions are here as the last commit had, or for two milliseconds."""
+        self._enough.clear()
+        if len(self._queue) < self._expected:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._enough.wait(), GATHER_SECONDS)
+
     def _commit(self, group: Sequence[_Waiting], growth: Growth) -> str:
         """Commit in the book's own thread: state and entries, then the counter, then the signature."""
         administrative = any(waiting.administrative for waiting in group)
@@ -124,7 +134,7 @@ class Book:
         self._store.commit(
             changes,
             epoch=epoch,
-            ledger=LedgerEnd(size=growth.size, root=root, write=lambda connection: write_growth(connection, growth)),
+            ledger=LedgerEnd(size=growth.size, root=root, write=lambda cursor: write_growth(cursor, growth)),
         )
         if administrative:
             self._counter.advance_to(epoch)

@@ -1,36 +1,33 @@
-"""Keep the ledger's entries and hashes in the broker's database, in the clear (spec/5-ledger.md §4).
+"""Keep the ledger in the broker's database, in the clear: one row for each commit's entries and hashes (spec/5 §4).
 
 Entries hold no secret, and the tree with its signed checkpoints authenticates them: changing one here changes the root.
+Where a hash stands in its row follows from the shape of the tree, so nothing but entries and hashes is written.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
+import sqlite3
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import sqlalchemy as sa
 
 from strongroom.errors import LedgerError
 from strongroom.ledger.log import Growth
-from strongroom.ledger.proofs import LeafRange, Place
+from strongroom.ledger.proofs import HASH_BYTES, LeafRange, Place
 
 METADATA = sa.MetaData()
-ENTRIES = sa.Table(
-    "ledger_entries",
+ROWS = sa.Table(
+    "ledger",
     METADATA,
-    sa.Column("position", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column("entry", sa.LargeBinary, nullable=False),
+    sa.Column("start", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("size", sa.Integer, nullable=False),
+    sa.Column("entries", sa.LargeBinary, nullable=False),
+    sa.Column("hashes", sa.LargeBinary, nullable=False),
 )
-NODES = sa.Table(
-    "ledger_nodes",
-    METADATA,
-    sa.Column("level", sa.Integer, primary_key=True),
-    sa.Column("position", sa.Integer, primary_key=True),
-    sa.Column("hash", sa.LargeBinary, nullable=False),
-    sqlite_with_rowid=False,
-)
-_INSERT_ENTRY = ENTRIES.insert()
-_INSERT_NODE = NODES.insert()
+_FRAME = 2
+_INSERT = "INSERT INTO ledger (start, size, entries, hashes) VALUES (?, ?, ?, ?)"
+_SIZE = sa.select(sa.func.sum(ROWS.c.size), sa.func.max(ROWS.c.start + ROWS.c.size))
 
 
 class SqlLogStore:
@@ -40,49 +37,80 @@ class SqlLogStore:
         self._engine = engine
 
     def size(self) -> int:
-        """Return the number of entries."""
+        """Return the number of entries; raise LedgerError if a row is missing."""
         with self._engine.connect() as connection:
-            return int(connection.execute(sa.select(sa.func.count()).select_from(ENTRIES)).scalar_one())
+            held, end = connection.execute(_SIZE).one()
+        if held != end:
+            raise LedgerError(f"the ledger ends at entry {end}, and the store has {held} entries")
+        return int(held or 0)
 
     def entries(self, span: LeafRange) -> list[bytes]:
         """Return the entries of ``span``."""
-        wanted = sa.select(ENTRIES.c.entry).where(ENTRIES.c.position >= span.start, ENTRIES.c.position < span.end)
+        if span.start == span.end:
+            return []
+        first = sa.select(sa.func.max(ROWS.c.start)).where(ROWS.c.start <= span.start).scalar_subquery()
+        wanted = sa.select(ROWS.c.start, ROWS.c.entries).where(ROWS.c.start >= first, ROWS.c.start < span.end)
+        found: list[bytes] = []
         with self._engine.connect() as connection:
-            found = list(connection.execute(wanted.order_by(ENTRIES.c.position)).scalars())
+            for start, framed in connection.execute(wanted.order_by(ROWS.c.start)):
+                for index, entry in enumerate(_unframe(framed), start=start):
+                    if span.start <= index < span.end:
+                        found.append(entry)
         if len(found) != span.end - span.start:
             raise LedgerError(f"entries {span.start} to {span.end} are not all in the store")
         return found
 
     def nodes(self, wanted: Sequence[Place]) -> list[bytes]:
         """Return the hashes at ``wanted``, in that order."""
-        by_level: dict[int, list[int]] = defaultdict(list)
-        for place in wanted:
-            by_level[place.level].append(place.position)
-        found: dict[tuple[int, int], bytes] = {}
         with self._engine.connect() as connection:
-            for level, positions in by_level.items():
-                rows = connection.execute(
-                    sa.select(NODES.c.position, NODES.c.hash).where(
-                        NODES.c.level == level, NODES.c.position.in_(positions)
-                    )
-                )
-                found.update({(level, position): node for position, node in rows})
-        try:
-            return [found[place] for place in wanted]
-        except KeyError as error:
-            raise LedgerError("hashes of the ledger are missing from the store") from error
+            return [_read_hash(connection, place) for place in wanted]
 
     def append(self, growth: Growth) -> None:
         """Make ``growth`` durable in a transaction of its own."""
-        with self._engine.begin() as connection:
-            write_growth(connection, growth)
+        connection = self._engine.raw_connection()
+        try:
+            cursor: Any = connection.cursor()
+            write_growth(cursor, growth)
+            connection.commit()
+        finally:
+            connection.close()
 
 
-def write_growth(connection: sa.Connection, growth: Growth) -> None:
+def write_growth(cursor: sqlite3.Cursor, growth: Growth) -> None:
     """Write ``growth`` inside a transaction that somebody else commits."""
     if not growth.entries:
         return
-    rows = [{"position": growth.start + offset, "entry": entry} for offset, entry in enumerate(growth.entries)]
-    connection.execute(_INSERT_ENTRY, rows)
-    nodes = [{"level": place.level, "position": place.position, "hash": node} for place, node in growth.nodes.items()]
-    connection.execute(_INSERT_NODE, nodes)
+    framed = b"".join(len(entry).to_bytes(_FRAME, "big") + entry for entry in growth.entries)
+    cursor.execute(_INSERT, (growth.start, len(growth.entries), framed, b"".join(growth.nodes.values())))
+
+
+def hashes_before(leaf: int) -> int:
+    """Return how many hashes a log writes for the leaves before ``leaf``.
+
+    Leaf ``j`` brings its own hash and one for each subtree that it completes: as many as ones that ``j`` ends in.
+    """
+    return 2 * leaf - leaf.bit_count()
+
+
+def _read_hash(connection: sa.Connection, place: Place) -> bytes:
+    leaf = ((place.position + 1) << place.level) - 1  # the one that completes the subtree
+    row = connection.execute(
+        sa.select(ROWS.c.start, ROWS.c.hashes).where(ROWS.c.start <= leaf).order_by(ROWS.c.start.desc()).limit(1)
+    ).first()
+    if row is not None and isinstance(row.hashes, bytes):
+        at = HASH_BYTES * (hashes_before(leaf) + place.level - hashes_before(row.start))
+        found = row.hashes[at : at + HASH_BYTES]
+        if len(found) == HASH_BYTES:
+            return found
+    raise LedgerError(f"the hash at level {place.level}, position {place.position} of the ledger is not in the store")
+
+
+def _unframe(framed: object) -> Iterator[bytes]:
+    """Yield a row's entries, each preceded by its length as in tlog-tiles; raise LedgerError if it is damaged."""
+    at = 0
+    while isinstance(framed, bytes) and at < len(framed):
+        end = at + _FRAME + int.from_bytes(framed[at : at + _FRAME], "big")
+        if at + _FRAME > len(framed) or end > len(framed):
+            raise LedgerError("a row of the ledger is damaged")
+        yield framed[at + _FRAME : end]
+        at = end

@@ -10,12 +10,12 @@ import fcntl
 import json
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, Self
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.sqlite import insert
 
 from strongroom.catalog.sealing import Sealer, SealError, add_tags
 from strongroom.digests import frame
@@ -89,7 +89,7 @@ class LedgerEnd:
 
     size: int
     root: bytes
-    write: Callable[[sa.Connection], None]
+    write: Callable[[sqlite3.Cursor], None]
 
 
 class Store:
@@ -101,6 +101,7 @@ class Store:
         self._sealer = sealer
         self._lock = lock
         self._tags: dict[tuple[str, str], int] = {}
+        self._writer: sa.PoolProxiedConnection | None = None
         self.head = Head()
 
     @classmethod
@@ -168,7 +169,7 @@ class Store:
         """Write ``changes`` and what the ledger grew by in one durable transaction."""
         sequence, tags = self.head.sequence, self.head.tags
         fresh: dict[tuple[str, str], int] = {}
-        rows: dict[tuple[str, str], dict[str, Any]] = {}
+        rows: dict[tuple[str, str], tuple[str, str, int, bytes]] = {}
         for change in changes:
             sequence += 1
             name = (change.kind, change.key)
@@ -177,7 +178,7 @@ class Store:
             old = fresh.get(name, self._tags.get(name, 0))
             fresh[name] = self._sealer.tag(sealed, place=place)
             tags = add_tags(tags, -old, fresh[name])
-            rows[name] = {"kind": change.kind, "key": change.key, "sequence": sequence, "sealed": sealed}
+            rows[name] = (change.kind, change.key, sequence, sealed)
         head = replace(
             self.head,
             epoch=epoch,
@@ -189,13 +190,29 @@ class Store:
         )
         plain = json.dumps({name: getattr(head, name) for name in head.__slots__}).encode()
         sealed_head = self._sealer.seal(plain, place=_HEAD_PLACE)
-        with self.engine.begin() as connection:
-            ledger.write(connection)
+        with self._transaction() as cursor:
+            ledger.write(cursor)
             if rows:
-                connection.execute(_REPLACE_RECORD, list(rows.values()))
-            connection.execute(_REPLACE_HEAD, {"id": 1, "sealed": sealed_head})
+                cursor.executemany(_REPLACE_RECORD, rows.values())
+            cursor.execute(_REPLACE_HEAD, (sealed_head,))
         self.head = head
         self._tags.update(fresh)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Cursor]:
+        """Lend a cursor of the connection that all commits share, whose few statements stay prepared."""
+        if self._writer is None:
+            self._writer = self.engine.raw_connection()
+        cursor: Any = self._writer.cursor()
+        try:
+            cursor.execute("BEGIN IMMEDIATE")
+            yield cursor
+            cursor.execute("COMMIT")
+        except BaseException:
+            self._writer.rollback()
+            raise
+        finally:
+            cursor.close()
 
     def check_epoch(self, counter: MonotonicCounter) -> None:
         """Raise RolledBackStoreError unless the store is the one that the platform's counter was advanced for.
@@ -215,6 +232,8 @@ class Store:
 
     def close(self) -> None:
         """Let go of the store."""
+        if self._writer is not None:
+            self._writer.close()
         self.engine.dispose()
         self._lock.close()
 
@@ -225,14 +244,11 @@ def _damaged(directory: Path, error: Exception) -> StoreError:
     )
 
 
-def _upsert(table: sa.Table) -> Any:  # noqa: ANN401  SQLAlchemy's insert is generic in nothing useful
-    statement = insert(table)
-    changed = {column.name: statement.excluded[column.name] for column in table.c if not column.primary_key}
-    return statement.on_conflict_do_update(index_elements=list(table.primary_key), set_=changed)
-
-
-_REPLACE_RECORD = _upsert(RECORDS)
-_REPLACE_HEAD = _upsert(HEAD)
+_REPLACE_RECORD = (
+    "INSERT INTO records (kind, key, sequence, sealed) VALUES (?, ?, ?, ?) "
+    "ON CONFLICT (kind, key) DO UPDATE SET sequence = excluded.sequence, sealed = excluded.sealed"
+)
+_REPLACE_HEAD = "INSERT INTO head (id, sealed) VALUES (1, ?) ON CONFLICT (id) DO UPDATE SET sealed = excluded.sealed"
 
 
 def _place(kind: str, key: str, sequence: int) -> bytes:
