@@ -26,6 +26,7 @@ from strongroom.attestation.collateral import parse_collateral
 from strongroom.attestation.criteria import AppraisalPolicy
 from strongroom.attestation.evidence import Evidence, parse_quote
 from strongroom.attestation.evidence.azure import parse_azure, parse_hcl_report
+from strongroom.attestation.evidence.cbor import parse_cbor
 from strongroom.attestation.evidence.der import DerValue
 from strongroom.attestation.evidence.event_log import parse_event_log, replay
 from strongroom.attestation.evidence.nitro import parse_nitro
@@ -141,6 +142,9 @@ def targets() -> Mapping[str, Target]:
         ),
         "azure": Target(feed=parse_azure, seeds=(azure,)),
         "hcl_report": Target(feed=parse_hcl_report, seeds=(hcl,)),
+        "cbor": Target(
+            feed=lambda data: parse_cbor(data, where="fuzz", tag=18), seeds=(_nitro(), b"\xbf\x61a\x9f\x01\xff\xff")
+        ),
         "nitro": Target(feed=parse_nitro, seeds=(_nitro(),)),
         "scale": Target(feed=unwrap_scale, seeds=(b"\x00\x03\x81\x12" + amd.report(),)),
         "sigstruct": Target(

@@ -14,7 +14,9 @@ from cryptography.x509.oid import NameOID
 from strongroom.attestation.anchors import INTEL, TrustAnchor
 from strongroom.attestation.appraisal import AppraisalPolicy, CollateralMemory, Verifier
 from strongroom.attestation.evidence import Evidence
+from strongroom.attestation.evidence.cbor import parse_cbor
 from strongroom.attestation.facts import verify_quote
+from strongroom.attestation.failures import MalformedEvidenceError
 from strongroom.errors import EvidenceError
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -146,3 +148,29 @@ def test_a_verifier_compares_user_data_and_trusts_the_vendor_only_if_its_policy_
         with pytest.raises(EvidenceError) as refused:
             appraise(policy, data, asked)
         assert refused.value.step == step
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["c48218641901f4", "c5821a7fffffff03", "d82363282b29", "d81c80", "9a7fffffff", "5b7fffffffffffffff", "9f", "ff",
+     "a201020103", "a18001", "f97e00", "f5", "5f41004100ff", "81" * 9 + "00", "bf01ff", "a1f600", "62c328", "1c",
+     "0000"],
+)  # fmt: skip
+def test_cbor_beyond_what_a_document_needs_is_refused_before_it_costs_anything(text: str) -> None:
+    with pytest.raises(MalformedEvidenceError):
+        parse_cbor(bytes.fromhex(text), where="test")
+
+
+def test_the_cbor_that_documents_use_reads_as_a_general_decoder_reads_it() -> None:
+    for text in (
+        "bf616101616280ff",
+        "9f0102ff",
+        "a3200118640219012c1b0000000100000000",
+        "d28440a0f640",
+        "a0",
+        "80",
+        "f6",
+    ):
+        data = bytes.fromhex(text)
+        general = cbor2.loads(data)
+        assert parse_cbor(data, where="test", tag=18) == getattr(general, "value", general)

@@ -6,7 +6,6 @@ nothing, and raises nothing but MalformedEvidenceError.
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -14,13 +13,14 @@ from typing import Any, Final
 import cbor2
 
 from strongroom.attestation.evidence.carriage import TeeName
+from strongroom.attestation.evidence.cbor import parse_cbor
 from strongroom.attestation.failures import MalformedEvidenceError
 from strongroom.digests import digest384
 
 MAX_BYTES: Final = 32 << 10
 PROTECTED_ES384: Final = b"\xa1\x01\x38\x22"  # {1: -35}
 _STARTS: Final = (b"\x84\x44" + PROTECTED_ES384, b"\xd2\x84\x44" + PROTECTED_ES384)
-_SIGNATURE_BYTES, _PARTS = 96, 4
+_SIGNATURE_BYTES, _PARTS, _COSE_SIGN1 = 96, 4, 18
 _PCRS, _PCR_BYTES = 32, 48
 _MEASURED: Final = (0, 1, 2)
 _LIMITS: Final = {"public_key": 1024, "user_data": 1024, "nonce": 1024}
@@ -73,9 +73,7 @@ def parse_nitro(data: bytes) -> NitroDocument:
     """Return every field of a document; every byte must belong to it."""
     if len(data) > MAX_BYTES:
         raise _malformed("document", f"{len(data)} bytes", f"at most {MAX_BYTES}")
-    parts = _load(data, "document")
-    if isinstance(parts, cbor2.CBORTag) and parts.tag == 18:  # noqa: PLR2004  COSE_Sign1
-        parts = parts.value
+    parts = parse_cbor(data, where="document", tag=_COSE_SIGN1)
     if not isinstance(parts, list) or len(parts) != _PARTS:
         raise _malformed("document", type(parts).__name__, "a COSE_Sign1 of four parts")
     protected, unprotected, payload, signature = parts
@@ -83,7 +81,7 @@ def parse_nitro(data: bytes) -> NitroDocument:
         raise _malformed("document.headers", repr(protected)[:40], "ES384 alone")
     if not isinstance(payload, bytes) or not isinstance(signature, bytes) or len(signature) != _SIGNATURE_BYTES:
         raise _malformed("document.signature", type(signature).__name__, f"{_SIGNATURE_BYTES} bytes over a payload")
-    body = _load(payload, "payload")
+    body = parse_cbor(payload, where="payload")
     if not isinstance(body, dict):
         raise _malformed("payload", type(body).__name__, "a map")
     if body.get("digest") != "SHA384":
@@ -100,17 +98,6 @@ def parse_nitro(data: bytes) -> NitroDocument:
         signature=signature,
         signed=cbor2.dumps(["Signature1", protected, b"", payload]),
     )
-
-
-def _load(data: bytes, field: str) -> Any:  # noqa: ANN401  CBOR is whatever CBOR is
-    stream = io.BytesIO(data)
-    try:
-        value = cbor2.CBORDecoder(stream, max_depth=8).decode()
-    except (cbor2.CBORDecodeError, ValueError, TypeError, OverflowError, RecursionError, MemoryError) as error:
-        raise _malformed(field, "other bytes", "CBOR") from error
-    if stream.tell() != len(data):
-        raise _malformed(field, f"{len(data) - stream.tell()} bytes after its end", "none")
-    return value
 
 
 def _text(body: dict[Any, Any], name: str) -> str:
