@@ -184,7 +184,7 @@ class Node:
         changed = [
             next((new + one[len(old) :] for old, new in moved.items() if one.startswith(old)), one) for one in command
         ]
-        return [sys.executable, *changed[1:]]
+        return [sys.executable, *(one.replace("$(POD_IP)", ADDRESS) for one in changed[1:])]
 
     def _lay_map(self, namespace: str, name: str) -> Path:
         found = self.store.get("configmaps", namespace, name)

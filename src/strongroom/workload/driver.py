@@ -52,11 +52,12 @@ _EXIT_REFUSED = 3
 class Driver:
     """One job's driver."""
 
-    def __init__(self, *, directory: Path, engine: str, digest: str, host: HostLine) -> None:
+    def __init__(self, *, directory: Path, engine: str, digest: str, host: HostLine, address: str) -> None:
         self._directory = directory
         self._engine_name = engine
         self._digest = digest
         self._host = host
+        self._address = address
         self._tee = providers.detect()
         self._keys = WorkloadKeys.generate()
         self._verifier = Verifier(
@@ -144,6 +145,7 @@ class Driver:
             job=self._digest,
             on_event=self._tell,
             timings=self._timings,
+            address=self._address,
         )
         room = Room(
             self._engine,
@@ -327,13 +329,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--engine", choices=("embedded", "spark"), required=True)
     parser.add_argument("--job-digest", required=True)
     parser.add_argument("--listen", default="127.0.0.1:0")
+    parser.add_argument("--address", default="127.0.0.1", help="where workers on other machines find Spark's scheduler")
     arguments = parser.parse_args(argv)
     host, _, port = arguments.listen.rpartition(":")
     line = HostLine.take()
     keep_quiet()
     tell_defects(lambda error: line.say("failed", kind=error.kind, message=error.message))
     try:
-        driver = Driver(directory=arguments.directory, engine=arguments.engine, digest=arguments.job_digest, host=line)
+        driver = Driver(
+            directory=arguments.directory,
+            engine=arguments.engine,
+            digest=arguments.job_digest,
+            host=line,
+            address=arguments.address,
+        )
         end_on_signal(driver.close)
         return driver.conduct((host, int(port)))
     except StrongroomError as error:

@@ -209,10 +209,12 @@ class SparkJobEngine(JobEngine):
         members: Members,
         on_event: Callable[..., None],
         timings: dict[str, float],
+        address: str,
         **parts: Any,  # noqa: ANN401
     ) -> None:
         super().__init__(**parts)
         self._members = members
+        self._address = address
         self._on_event = on_event
         self._timings = timings
         self._secret = secrets.token_bytes(32)
@@ -236,7 +238,7 @@ class SparkJobEngine(JobEngine):
         self._agent.start()
         self._spark = DriverSpark(
             secret=self._secret,
-            listen_host="127.0.0.1",
+            listen_host=self._address,
             agent_socket=self._agent.path,
             work_dir=self._scratch,
             app_name=self.spec.name,
@@ -347,13 +349,17 @@ def open_engine(
     members: Members | None,
     on_event: Callable[..., None],
     timings: dict[str, float],
+    address: str = "127.0.0.1",
     **parts: Any,  # noqa: ANN401
 ) -> EmbeddedJobEngine | SparkJobEngine:
-    """Return the engine called ``name`` (``embedded`` or ``spark``) over the job's inputs."""
+    """Return the engine called ``name`` (``embedded`` or ``spark``) over the job's inputs.
+
+    ``address`` is where this machine's executors, or other machines', find Spark's scheduler.
+    """
     if name == "spark":
         if members is None:
             raise EnvelopeError("Spark needs workers")
-        return SparkJobEngine(members=members, on_event=on_event, timings=timings, **parts)
+        return SparkJobEngine(members=members, on_event=on_event, timings=timings, address=address, **parts)
     return EmbeddedJobEngine(**parts)
 
 

@@ -26,6 +26,7 @@ from strongroom.errors import EvidenceError, RefusedError, StrongroomError
 from strongroom.jobs.spec import JobSpec, job_digest, verify_spec
 from strongroom.ledger.memory import CheckpointMemory
 from strongroom.statements import Statement
+from strongroom.workload.address import own_address
 from strongroom.workload.agent import KeyAgent
 from strongroom.workload.ending import describe_defect, end_now, end_on_signal, keep_quiet, tell_defects
 from strongroom.workload.handover import Admission, ClusterJoin
@@ -119,6 +120,7 @@ class Worker(Member):
 
     def __init__(self, *, driver: tuple[str, int], digest: str, directory: Path) -> None:
         super().__init__(role=Role.WORKER, driver=driver, digest=digest)
+        self._driver = driver
         self._directory = directory
         self._ring = KeyRing()
         self._executor: ExecutorProcess | None = None
@@ -151,7 +153,7 @@ class Worker(Member):
                 secret=join.secret,
                 driver_url=join.driver_url,
                 executor_id=join.executor_id,
-                host="127.0.0.1",
+                host=own_address(self._driver),
                 cores=join.cores,
                 memory=join.memory,
                 app_id=join.app_id,

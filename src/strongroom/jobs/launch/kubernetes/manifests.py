@@ -55,7 +55,8 @@ class JobPods:
     def driver(self) -> Manifest:
         """Return the driver's pod; every other object of the job belongs to it and goes with it."""
         listen = f"0.0.0.0:{self.settings.driver_port}"
-        argv = ["--directory", self.directory, "--engine", self.engine, "--job-digest", self.digest, "--listen", listen]
+        argv = ["--directory", self.directory, "--engine", self.engine, "--job-digest", self.digest]
+        argv += ["--listen", listen, "--address", "$(POD_IP)"]
         return self._pod("driver", f"{self.name}-driver", argv, port=self.settings.driver_port)
 
     def member(self, role: str, number: int, *, driver: tuple[str, int], owner: Manifest) -> Manifest:
@@ -163,6 +164,8 @@ class JobPods:
             "volumeMounts": mounts,
         }
         if port:
+            address = {"fieldRef": {"apiVersion": "v1", "fieldPath": "status.podIP"}}
+            container["env"] = [{"name": "POD_IP", "valueFrom": address}]  # only to be named in the arguments
             container["ports"] = [{"name": "attested", "containerPort": port, "protocol": "TCP"}]
         spec: Manifest = {
             "automountServiceAccountToken": False,
