@@ -58,8 +58,10 @@ def test_the_demo_on_the_embedded_engine_tells_the_journey_and_refuses_every_att
 
 
 @pytest.mark.spark
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_demo_on_spark_trains_a_model_on_three_owners_data(tmp_path):
-    told = play(tmp_path, seconds=280)
+    told = play(tmp_path, seconds=860)
     assert_told(told)
     measures = {row["measure"]: row["value"] for row in told["results"]["model"]}
     assert measures["area under ROC"] > 0.6

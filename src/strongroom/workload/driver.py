@@ -39,7 +39,7 @@ from strongroom.workload.keyring import KeyRing
 from strongroom.workload.lease import LeaseKeeper
 from strongroom.workload.members import MemberLostError, MemberRefusedError, Members
 from strongroom.workload.outbox import OutputDraft
-from strongroom.workload.program import run_confined, run_program
+from strongroom.workload.program import run_confined
 from strongroom.workload.pulse import seconds_now
 from strongroom.workload.scratch import discard_scratch, make_scratch
 
@@ -159,10 +159,9 @@ class Driver:
         with self._timed("program"):
             if spec.kind == "sql":
                 self._run_query(handover.program, room)
-            elif spec.kind == "python":
-                run_confined(handover.program, room, writable=self._engine.writable)
             else:
-                run_program(handover.program, room)
+                spark = self._engine_name == "spark"
+                run_confined(handover.program, room, writable=self._engine.writable, keep_tcp=spark)
         self._tell("program-ended", seconds=self._timings["program"])
 
     def _verify_handover(self, channel: AttestedChannel, said: dict[str, Any]) -> tuple[Handover, JobSpec]:
@@ -226,9 +225,15 @@ class Driver:
             statement=handover.statement,
             broker=BrokerAddress(url=handover.broker.url, measurements=handover.broker.measurements),
             checkpoint=broker.memory.carry,
-            on_event=self._tell,
+            on_event=self._note_member,
         )
         self._ready_for_members.set()
+
+    def _note_member(self, event: str, **facts: Any) -> None:  # noqa: ANN401  JSON values
+        """Add up what the workers' keys took, and pass on what a member did."""
+        if event == "worker-keys":
+            self._timings[event] = self._timings.get(event, 0.0) + float(facts["seconds"])
+        self._tell(event, **facts)
 
     def _run_query(self, program: bytes, room: Room) -> None:
         (output,) = room.outputs

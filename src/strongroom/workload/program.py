@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from strongroom.errors import StrongroomError, UsageError
+from strongroom.workload.collectives import guard_collectives
 from strongroom.workload.confinement import confine
 from strongroom.workload.inside import Room, enter
 
@@ -36,6 +37,7 @@ def run_program(source: bytes, room: Room) -> None:
     raised inside it.
     """
     enter(room)
+    guard_collectives()
     module = types.ModuleType("__main__")
     module.__dict__["__file__"] = _FILE
     before = sys.modules.get("__main__")
@@ -60,18 +62,20 @@ def run_program(source: bytes, room: Room) -> None:
         )
 
 
-def run_confined(source: bytes, room: Room, *, writable: Iterable[Path]) -> None:
-    """Run ``source`` like :func:`run_program`, in a thread that can write to ``writable`` and nowhere else.
+def run_confined(source: bytes, room: Room, *, writable: Iterable[Path], keep_tcp: bool) -> None:
+    """Run ``source`` like :func:`run_program`, in a thread that writes to ``writable`` only and has no network.
+
+    ``keep_tcp`` leaves it TCP, which a program needs to reach the Java machine that the driver started.
 
     The kernel enforces it, where it has Landlock, for that thread and all it starts: a library that caches, spills or
-    leaves a temporary file cannot put plaintext on a disk.
+    leaves a temporary file cannot put plaintext on a disk, and none can send it anywhere.
     """
     failures: list[BaseException] = []
     directories = tuple(writable)
 
     def run() -> None:
         try:
-            confine(directories, keep_signals=True)
+            confine(directories, keep_signals=True, keep_tcp=keep_tcp)
             run_program(source, room)
         except BaseException as error:  # noqa: BLE001  whatever it is, it is raised again below
             failures.append(error)
