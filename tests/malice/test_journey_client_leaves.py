@@ -7,6 +7,7 @@ import pytest
 from small_world import expected_answer, small_world, wait_until
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("leaves", [True, False])
 def test_job_ends_well_without_a_listener_and_its_result_can_be_fetched(tmp_path, leaves):
     with small_world(tmp_path) as world:

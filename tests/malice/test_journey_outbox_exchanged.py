@@ -38,7 +38,15 @@ def world(tmp_path_factory):
         yield made
 
 
-@pytest.mark.parametrize("change", [flip, cut, take_away, exchange])
+@pytest.mark.parametrize(
+    "change",
+    [
+        flip,
+        pytest.param(cut, marks=pytest.mark.slow),
+        pytest.param(take_away, marks=pytest.mark.slow),
+        exchange,
+    ],
+)
 def test_output_changed_on_its_way_to_egress_is_not_released(world, change):
     events, directory = [], world.directory / "jobs" / f"job-{len(list((world.directory / 'jobs').iterdir()))}"
     released = len(world.entries("output"))

@@ -60,6 +60,7 @@ def test_egress_that_is_killed_is_replaced_and_the_answer_is_right(world):
     assert plaintext_in(world.directory) == []
 
 
+@pytest.mark.slow
 def test_egress_that_keeps_dying_is_an_error_and_no_hang(world):
     def kill(name, facts):
         if name == "host-started" and facts["role"] == "egress":
@@ -69,6 +70,7 @@ def test_egress_that_keeps_dying_is_an_error_and_no_hang(world):
         world.run(on_event=kill)
 
 
+@pytest.mark.slow
 def test_broker_that_is_killed_leaves_no_plaintext_and_no_key(world):
     report = world.run()
     world.kill_broker()

@@ -6,6 +6,7 @@ from small_world import small_world
 from strongroom.errors import StrongroomError
 
 
+@pytest.mark.slow
 def test_second_driver_with_the_same_ticket_gets_no_key(tmp_path):
     with small_world(tmp_path) as world:
         analyst, door = world.analyst, world.analyst_door()

@@ -15,6 +15,7 @@ def world(tmp_path_factory):
         yield made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("role", ["driver", "egress"])
 def test_job_that_runs_out_of_storage_says_so_and_leaves_nothing_half_written(world, role):
     outputs = len(world.entries("output"))
@@ -33,6 +34,7 @@ def test_job_that_runs_out_of_storage_says_so_and_leaves_nothing_half_written(wo
     assert plaintext_in(world.directory) == []
 
 
+@pytest.mark.slow
 def test_broker_without_room_stops_rather_than_forgets_and_goes_on_when_there_is_room(world):
     report = world.run()
     broker = psutil.Process(world.broker_process.pid)
