@@ -103,7 +103,7 @@ def test_evidence_travels_and_comes_back_the_same() -> None:
         [],
         {},
         {"tee": "sgx"},
-        {"tee": "snp", "quote": "AAAA"},
+        {"tee": "sev", "quote": "AAAA"},
         {"tee": "sgx", "quote": ""},
         {"tee": "sgx", "quote": "not base64!"},
         {"tee": "sgx", "quote": "A" * (1 << 20)},
