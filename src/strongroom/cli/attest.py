@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from strongroom.cli.attest_collateral import collateral as collateral_forms
-from strongroom.cli.attest_policy import explain, test_policy
+from strongroom.cli.attest_policy import explain, test_policy, verify_service_token
 from strongroom.cli.screen import Screen
 from strongroom.cli.verb import VerbGroup, broker_option, home_option, verb
 from strongroom.errors import UsageError
@@ -115,6 +115,7 @@ def _broker(screen: Screen, *, broker: str | None, home: Path) -> None:
 
 attest.add_command(explain)
 attest.add_command(test_policy)
+attest.add_command(verify_service_token)
 attest.add_command(collateral_forms)
 
 

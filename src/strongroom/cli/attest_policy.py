@@ -1,7 +1,8 @@
-"""``strongroom attest test-policy`` and ``attest explain``: what a policy would say, and what a quote says in words."""
+"""``strongroom attest test-policy``, ``explain``, ``token``: what a policy would say, a quote says, a service said."""
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -119,11 +120,45 @@ def explain(
     screen.result(said, text=lines)
 
 
+@verb(
+    name="token",
+    examples=(
+        "strongroom attest token token.jwt --service ita --issuer ISSUER --keys jwks.json --report-data HEX",
+    ),
+)
+@click.argument("token", type=_FILE)
+@click.option("--service", type=click.Choice(("ita", "maa")), required=True, help="Whose token it is.")
+@click.option("--issuer", required=True, metavar="TEXT", help="The issuer, exactly as the service's tokens name it.")
+@click.option(
+    "--keys", type=_FILE, required=True, metavar="JWKS", help="The service's keys, which you decided to trust."
+)
+@click.option("--report-data", required=True, metavar="HEX", help="The 64 bytes that you asked the evidence to carry.")
+@click.option("--at", type=float, metavar="UNIX", help="Verify as of this time instead of now.")
+def verify_service_token(
+    screen: Screen, *, token: Path, service: str, issuer: str, keys: Path, report_data: str, at: float | None
+) -> None:
+    """Verify an attestation TOKEN of Intel Trust Authority (ita) or Microsoft Azure Attestation (maa).
+
+    Whoever accepts it trusts that service to have appraised well; no part of Strongroom does.
+    """
+    from strongroom.attestation.tokens import TokenService, verify_token
+
+    if not re.fullmatch(r"[0-9a-fA-F]{128}", report_data):
+        raise UsageError("report data is 64 bytes, in 128 hex digits")
+    result = verify_token(
+        _text(token).strip(),
+        service=TokenService(kind="ita" if service == "ita" else "maa", issuer=issuer, keys=_text(keys)),
+        report_data=bytes.fromhex(report_data),
+        now=datetime.now(UTC) if at is None else _time(at),
+    ).to_json()
+    screen.result(result, text=[f"{name:12} {value}" for name, value in result.items()])
+
+
 def _text(file: Path) -> str:
     try:
         return file.read_text()
     except UnicodeDecodeError as error:
-        raise UsageError(f"{file} is not text", hint="a policy is TOML") from error
+        raise UsageError(f"{file} is not text", hint="a policy is TOML, a token and its keys are text") from error
 
 
 def _time(at: float) -> datetime:
@@ -133,4 +168,4 @@ def _time(at: float) -> datetime:
         raise UsageError(f"{at} is no time", hint="give seconds since 1970, as `date +%s` prints them") from error
 
 
-__all__ = ["explain", "test_policy"]
+__all__ = ["explain", "test_policy", "verify_service_token"]

@@ -4,6 +4,7 @@ import base64
 import hmac
 import json
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from cryptography import x509
@@ -15,6 +16,7 @@ from joserfc.jwk import RSAKey
 
 from strongroom.attestation.evidence.quote import tdx_measurement
 from strongroom.attestation.tokens import TokenError, TokenService, verify_token
+from strongroom.cli.journey import run
 from strongroom.errors import UsageError
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -182,3 +184,16 @@ def test_nonsense_instead_of_pinned_keys_is_the_relying_partys_mistake(keys: str
         check(token(MAA), MAA, asked=b"short")
     with pytest.raises(UsageError):
         TokenService(kind="other", issuer="x", keys=keys)
+
+
+def test_the_verb_says_what_a_token_says_and_refuses_one_for_another_session(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "token").write_text(token(MAA) + "\n")
+    (tmp_path / "keys").write_text(JWKS)
+    words = ["attest", "token", str(tmp_path / "token"), "--service", "maa", "--issuer", MAA.issuer, "--json"]
+    words += ["--keys", str(tmp_path / "keys"), "--at", str(NOW.timestamp()), "--report-data"]
+    assert run([*words, ASKED.hex()]) == 0
+    assert json.loads(capsys.readouterr().out)["tee"] == "tdx"
+    assert run([*words, bytes(64).hex()]) == 4
+    assert run([*words, "00"]) == 2
