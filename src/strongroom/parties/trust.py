@@ -1,7 +1,8 @@
-"""Say whose quotes a party believes and which measurements it expects: the part of every journey that nobody else decides.
+"""Say whose quotes a party believes and which measurements it expects: the part of every journey that nobody else
+decides.
 
-Production trusts Intel's root, compiled in. The simulated TEE's root is trusted only where a person named it, and every
-result that rests on it says ``simulated``.
+Production trusts Intel's root, compiled in. The simulated TEE's root is trusted only where a person named it, and
+every result that rests on it says ``simulated``.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from strongroom.attestation.failures import CollateralError
 from strongroom.attestation.memory import CollateralMemory
 from strongroom.attestation.roles import Role
 from strongroom.errors import EvidenceError, UsageError
-
 
 _MAX_COLLATERAL_BYTES = 4 << 20
 
