@@ -31,6 +31,16 @@ _WEBSOCKET = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _VERBS = {"GET": "get", "POST": "create", "DELETE": "delete"}
 
 
+SUBMITTER_RULES: dict[str, set[str]] = {
+    "pods": {"get", "list", "watch", "create", "delete"},
+    "pods/log": {"get"},
+    "pods/portforward": {"get", "create"},
+    "events": {"list"},
+    "configmaps": {"create"},
+    "networkpolicies": {"create"},
+}
+
+
 class FakeCluster:
     """A cluster with one namespace, one node and one person who may do what ``rules`` say."""
 
@@ -39,14 +49,7 @@ class FakeCluster:
         self.store = Store()
         self.node = Node(self.store, directory=directory, claims=claims, images=images, package=package)
         self.runtime_classes: set[str] = set()
-        self.rules: dict[str, set[str]] = {
-            "pods": {"get", "list", "watch", "create", "delete"},
-            "pods/log": {"get"},
-            "pods/portforward": {"get", "create"},
-            "events": {"list"},
-            "configmaps": {"create"},
-            "networkpolicies": {"create"},
-        }
+        self.rules = {resource: set(verbs) for resource, verbs in SUBMITTER_RULES.items()}
         self.namespaces = {NAMESPACE}
         self.requests: list[tuple[str, str]] = []
         self.bodies: list[dict] = []

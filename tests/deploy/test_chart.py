@@ -1,0 +1,122 @@
+"""The chart renders to objects that several versions of Kubernetes take, with least privilege; bad values are refused."""
+
+from pathlib import Path
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from strongroom.jobs.launch.kubernetes import load_settings
+
+helm = pytest.importorskip("helm_python", reason="Helm is not installed: pip install helm-python-sdk")
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+CHART = DEPLOY / "helm" / "strongroom"
+VERSIONS = ("1.29", "1.31", "1.33", "1.36")
+FLAVOURS = ("simulated", "tdx", "snp", "sgx")
+
+
+def render(**values: object) -> list[dict]:
+    chosen = {"flavour": "simulated", "image": {"name": "strongroom@sha256:1"}, **values}
+    if chosen["flavour"] in {"tdx", "snp"} and "broker" not in chosen:
+        chosen["broker"] = {"initData": "H4sI"}
+    with helm.Chart.load(CHART) as chart:
+        rendered = chart.render(values=chosen, name="bank", namespace="jobs")
+    texts = [text for name, text in rendered.items() if not name.endswith("NOTES.txt")]
+    return [one for text in texts for one in yaml.safe_load_all(text) if one]
+
+
+def only(objects: list[dict], kind: str, name: str = "") -> dict:
+    (found,) = [one for one in objects if one["kind"] == kind and one["metadata"]["name"].endswith(name)]
+    return found
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("flavour", FLAVOURS)
+def test_every_object_is_valid_for_every_version(flavour, version):
+    people = [{"kind": "User", "name": "ana"}, {"kind": "ServiceAccount", "name": "robot"}]
+    objects = render(flavour=flavour, jobs={"submitters": people, "quota": {"pods": 20}})
+    assert {"StatefulSet", "Service", "Role", "RoleBinding", "NetworkPolicy", "ResourceQuota"} <= {
+        one["kind"] for one in objects
+    }
+    for one in objects:
+        kubernetes_validate.validate(one, version, strict=True)
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+def test_no_object_is_a_secret_or_holds_a_token(flavour):
+    objects = render(flavour=flavour)
+    assert "Secret" not in {one["kind"] for one in objects}
+    pod = only(objects, "StatefulSet")["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert pod["automountServiceAccountToken"] is False
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert container["securityContext"]["readOnlyRootFilesystem"] is True
+    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    assert "env" not in container
+
+
+def test_submitters_may_place_jobs_and_nothing_else():
+    rules = only(render(), "Role")["rules"]
+    allowed = {(resource, verb) for rule in rules for resource in rule["resources"] for verb in rule["verbs"]}
+    assert not any(resource in {"secrets", "pods/exec", "pods/attach", "nodes"} for resource, _ in allowed)
+    assert "*" not in {word for pair in allowed for word in pair}
+    assert ("configmaps", "create") not in {
+        (resource, verb)
+        for rule in only(render(flavour="sgx"), "Role")["rules"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+
+
+def test_role_grants_exactly_what_the_double_of_the_cluster_demands():
+    """The double refuses what is not granted, and jobs run on it: so this role is enough."""
+    import sys
+
+    sys.path.insert(0, str(Path(__file__).parents[1] / "cluster"))
+    from api_server import SUBMITTER_RULES
+
+    granted: dict[str, set[str]] = {}
+    for rule in only(render(), "Role")["rules"]:
+        for resource in rule["resources"]:
+            granted.setdefault(resource, set()).update(rule["verbs"])
+    assert granted == SUBMITTER_RULES
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"flavour": "none"},
+        {"flavour": "simulated", "image": {"name": ""}},
+        {"user": 0},
+        {"secrets": {}},
+        {"flavour": "tdx", "broker": {"initData": ""}},
+        {"broker": {"port": 80}},
+        {"jobs": {"submitters": [{"kind": "Robot", "name": "x"}]}},
+    ],
+)
+def test_values_outside_the_schema_are_refused(values):
+    with pytest.raises(Exception, match=r"(?i)schema|validation|values"):
+        render(**values)
+
+
+def test_chart_without_a_flavour_is_refused():
+    with pytest.raises(Exception, match=r"(?i)flavour"), helm.Chart.load(CHART) as chart:
+        chart.render(values={"image": {"name": "x"}}, name="bank")
+
+
+def test_settings_to_begin_with_are_valid():
+    assert load_settings(DEPLOY / "cluster.toml").flavour == "simulated"
+
+
+@pytest.mark.parametrize("variant", ["simulated", "sgx"])
+def test_plain_manifests_are_what_the_chart_renders(variant):
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location("render", DEPLOY / "manifests" / "render.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    text = (DEPLOY / "manifests" / f"{variant}.yaml").read_text()
+    assert text == module.render(variant)
+    for one in yaml.safe_load_all(text):
+        kubernetes_validate.validate(one, "1.36", strict=True)
