@@ -142,3 +142,61 @@ def learning_world(directory: Path, *, tables: Mapping[str, pa.Table], lease: fl
         yield world.open(**policy)
     finally:
         world.close()
+
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+
+
+def run_example(world: LearningWorld, name: str, *, engine: str, on_event=None):
+    """Run an example as it stands, but for the parties and places that its job leaves to be filled in."""
+    import re
+
+    place = EXAMPLES / name
+    program = (place / "program.py").read_bytes()
+    world.permit_all(programs=[program])
+    parties = {one: str(home.owner.key.party) for one, home in world.owners.items()}
+    parties["analyst"] = str(world.analyst.key.party)
+    text = re.sub(
+        r'"(\w+):0123456789abcdef0123456789abcdef"',
+        lambda found: f'"{parties[found[1]]}"',
+        (place / "job.toml").read_text(),
+    )
+    for home in world.owners.values():
+        text = text.replace(f'"data/{home.dataset}"', f'"{home.encrypted}"')
+    text = re.sub(r'purpose = ".*"', f'purpose = "{PURPOSE}"', text)
+    directory = world.directory / "analyst" / name
+    directory.mkdir(exist_ok=True)
+    (directory / "program.py").write_bytes(program)
+    (directory / "job.toml").write_text(text)
+    return world.run(directory / "job.toml", engine=engine, on_event=on_event or (lambda _name, _facts: None))
+
+
+def plain_example(name: str, tables: Mapping[str, pa.Table], *, spark=None):
+    """What the same program gives on the same data in plaintext, with stock libraries."""
+    from strongroom.workload.rehearsal import rehearse
+
+    return rehearse((EXAMPLES / name / "program.py").read_bytes(), tables=tables, spark=spark)
+
+
+@contextmanager
+def stock_spark():
+    """Spark as it is delivered, in this process, with the number of shuffle partitions that jobs have."""
+    import os
+
+    from pyspark.sql import SparkSession
+
+    os.environ.setdefault("PYSPARK_PYTHON", __import__("sys").executable)
+    session = (
+        SparkSession.builder.master("local[2]")
+        .config("spark.ui.enabled", "false")
+        .config("spark.sql.shuffle.partitions", "8")
+        .config("spark.driver.host", "127.0.0.1")
+        .config("spark.driver.bindAddress", "127.0.0.1")
+        .config("spark.driver.memory", "1200m")
+        .getOrCreate()
+    )
+    session.sparkContext.setLogLevel("ERROR")
+    try:
+        yield session
+    finally:
+        session.stop()

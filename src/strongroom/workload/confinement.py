@@ -38,7 +38,8 @@ _WRITES = (
     | _MAKE_FIFO
     | _MAKE_BLOCK
 ) | _MAKE_SYM
-_ABI_REFER, _ABI_TRUNCATE, _ABI_SCOPES = 2, 3, 6
+_ABI_REFER, _ABI_TRUNCATE, _ABI_NETWORK, _ABI_SCOPES = 2, 3, 4, 6
+_TCP = 1 << 0 | 1 << 1  # bind and connect
 _SCOPE_ABSTRACT_SOCKETS, _SCOPE_SIGNALS = 1, 2
 _ALWAYS = ("/dev/null",)
 
@@ -75,9 +76,10 @@ def landlock_abi() -> int:
     return max(0, int(version))
 
 
-def confine(writable: Iterable[Path], *, keep_signals: bool = False) -> Confinement:
+def confine(writable: Iterable[Path], *, keep_signals: bool = False, keep_tcp: bool = False) -> Confinement:
     """Let this process and its future children write below ``writable`` only, for the rest of their lives.
 
+    Where the kernel can (Landlock 4, Linux 6.7), neither may they open or accept TCP connections, unless ``keep_tcp``.
     It also gives up gaining privileges and core dumps. A process confined inside a confined process can neither trace
     nor (unless ``keep_signals``) signal those outside. Raises ConfinementError if Landlock is there but fails.
     """
@@ -90,12 +92,13 @@ def confine(writable: Iterable[Path], *, keep_signals: bool = False) -> Confinem
     if abi == 0:
         return Confinement(abi=0, writable=directories)
     rights = _WRITES | (_REFER if abi >= _ABI_REFER else 0) | (_TRUNCATE if abi >= _ABI_TRUNCATE else 0)
+    network = _TCP if abi >= _ABI_NETWORK and not keep_tcp else 0
     scoped = 0
     if abi >= _ABI_SCOPES:
         scoped = _SCOPE_ABSTRACT_SOCKETS | (0 if keep_signals else _SCOPE_SIGNALS)
     # An older kernel wants the structure it knows: 8 bytes at first, 16 with networks, 24 with scopes.
-    ruleset = _Ruleset(fs=rights, net=0, scoped=scoped)
-    size = ctypes.sizeof(_Ruleset) if scoped else 8
+    ruleset = _Ruleset(fs=rights, net=network, scoped=scoped)
+    size = ctypes.sizeof(_Ruleset) if scoped else 16 if network else 8
     ruleset_fd = libc.syscall(_CREATE_RULESET, ctypes.byref(ruleset), ctypes.c_size_t(size), ctypes.c_uint32(0))
     if ruleset_fd < 0:
         raise _failure("make a ruleset")
@@ -140,7 +143,7 @@ def main(argv: Sequence[str]) -> None:
     if "--" not in argv or argv[-1] == "--":
         raise UsageError("usage: python -m strongroom.workload.confinement DIRECTORY... -- COMMAND...")
     split = list(argv).index("--")
-    confine(Path(directory) for directory in argv[:split])
+    confine((Path(directory) for directory in argv[:split]), keep_tcp=True)  # Spark's own, encrypted and authenticated
     command = list(argv[split + 1 :])
     os.execv(command[0], command)  # noqa: S606  becoming the command is the point; it is our own argument list
 

@@ -168,3 +168,14 @@ def enter(current: Room) -> None:
     """Make ``current`` what programs of this process see as ``room``; only the driver calls this."""
     global _current  # noqa: PLW0603  one process runs one job
     _current = current
+
+
+def leave() -> None:
+    """Make programs of this process see no room any more."""
+    global _current  # noqa: PLW0603  one process runs one job
+    _current = None
+
+
+def is_inside() -> bool:
+    """Return whether programs of this process see a room."""
+    return _current is not None

@@ -10,14 +10,16 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from strongroom.workload.collectives import guard_collectives
 from strongroom.workload.confinement import confine
 
 SCRATCH = "STRONGROOM_SCRATCH"
 
 
 def main() -> None:
-    """Confine this process to temporary files and spill, and become Spark's Python daemon."""
+    """Confine this process to temporary files and spill, without a network, and become Spark's Python daemon."""
     scratch = Path(os.environ[SCRATCH])
+    guard_collectives()
     confine([scratch / "tmp", scratch / "spark"])
     from pyspark import daemon
 

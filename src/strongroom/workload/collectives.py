@@ -1,0 +1,122 @@
+"""Keep the traffic of distributed training off the wire where a library would send it in the clear (spec/3-job.md §9).
+
+XGBoost's collective and LightGBM's network speak plain TCP between workers. Inside a job they are told so when they are
+asked for more than one worker; with one, they open no connection at all. Beneath that, the kernel lets neither Python
+programs nor Spark's Python workers open TCP connections (confinement.py).
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from types import ModuleType
+from typing import Any, Final
+
+from strongroom.errors import UsageError
+
+
+class ClearTrafficError(UsageError):
+    """A library was asked to train on several workers, between which it would send gradients in the clear."""
+
+
+def guard_collectives() -> None:
+    """From now on, hold XGBoost and LightGBM in this process to one worker; calling it twice is calling it once."""
+    if not any(isinstance(finder, _Guard) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Guard())
+    for name in _HELD:
+        if (module := sys.modules.get(name)) is not None:
+            _hold(module)
+
+
+def _refuse(library: str, workers: int) -> None:
+    if workers > 1:
+        raise ClearTrafficError(
+            f"{library} was asked for {workers} workers, between which it sends what it learns in the clear",
+            hint="use one worker: Spark brings it the rows over its encrypted channel; or train with Spark's GBTs",
+        )
+
+
+def _hold_tracker(module: ModuleType) -> None:
+    made = module.RabitTracker.__init__
+
+    @functools.wraps(made)
+    def guarded(self: Any, n_workers: int, *arguments: Any, **more: Any) -> None:  # noqa: ANN401  as xgboost has it
+        _refuse("XGBoost", n_workers)
+        made(self, n_workers, *arguments, **more)
+
+    module.RabitTracker.__init__ = guarded
+
+
+def _hold_spark(module: ModuleType) -> None:
+    def no_tracker(_configuration: object, n_workers: int) -> Mapping[str, Any]:
+        """Return the settings of a collective of one, which needs no tracker and opens no connection."""
+        _refuse("XGBoost", n_workers)
+        return {}
+
+    module._get_rabit_args = no_tracker  # type: ignore[attr-defined]
+
+
+def _hold_network(module: ModuleType) -> None:
+    connect = module.Booster.set_network
+
+    @functools.wraps(connect)
+    def guarded(
+        self: Any,  # noqa: ANN401  as lightgbm has it
+        machines: Any,  # noqa: ANN401
+        local_listen_port: int = 12400,
+        listen_time_out: int = 120,
+        num_machines: int = 1,
+    ) -> Any:  # noqa: ANN401
+        listed = machines.split(",") if isinstance(machines, str) else machines
+        _refuse("LightGBM", max(num_machines, len(listed)))
+        return connect(self, machines, local_listen_port, listen_time_out, num_machines)
+
+    module.Booster.set_network = guarded
+
+
+_HELD: Final[Mapping[str, Callable[[ModuleType], None]]] = {
+    "xgboost.tracker": _hold_tracker,
+    "xgboost.spark.core": _hold_spark,
+    "lightgbm.basic": _hold_network,
+}
+_MARK: Final = "__held_to_one_worker__"
+
+
+def _hold(module: ModuleType) -> None:
+    """Hold a loaded module, once."""
+    if not hasattr(module, _MARK):
+        _HELD[module.__name__](module)
+        setattr(module, _MARK, True)
+
+
+class _Guard(MetaPathFinder):
+    """Finds the modules of :data:`_HELD` where they are, and holds each as soon as it is loaded."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Return the module's own specification with a loader that holds it afterwards."""
+        if fullname not in _HELD:
+            return None
+        spec = PathFinder.find_spec(fullname, path, target)
+        if spec is not None and spec.loader is not None:
+            spec.loader = _Holding(spec.loader)
+        return spec
+
+
+class _Holding(Loader):
+    def __init__(self, loader: Loader) -> None:
+        self._loader = loader
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        self._loader.exec_module(module)
+        _hold(module)
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+        return getattr(self._loader, name)

@@ -1,0 +1,66 @@
+"""Spark MLlib gives the same numbers on two owners' encrypted data, on two attested workers, as plain Spark does."""
+
+import pytest
+from learning_world import learning_world, plain_example, run_example, split_by_columns, stock_spark
+
+pytest.importorskip("sklearn", reason="pip install -r requirements-learning.lock")
+pytestmark = [pytest.mark.learning, pytest.mark.spark, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """The example inside and outside; the numbers, the files of its model, and the job's report."""
+    with learning_world(tmp_path_factory.mktemp("mllib"), tables=split_by_columns(), lease=20) as world:
+        report = run_example(world, "mllib", engine="spark")
+        inside = world.fetch(report, "numbers")
+        files = world.fetch_files(report, "model")
+        model = {name: files.open(name).readall() for name in files}
+    with stock_spark() as spark:
+        plain = plain_example("mllib", split_by_columns(), spark=spark)
+        yield inside, model, plain, spark
+
+
+def numbers(rows, algorithm):
+    return {row["measure"]: row["value"] for row in rows if row["algorithm"] == algorithm}
+
+
+@pytest.mark.parametrize(
+    "algorithm",
+    [
+        "linear regression",
+        "logistic regression",
+        "random forest",
+        "gradient-boosted trees",
+        "k-means",
+        "Gaussian mixture",
+        "LDA",
+        "ALS",
+        "cross-validation",
+    ],
+)
+def test_algorithm_gives_the_numbers_of_the_plain_run(runs, algorithm):
+    inside, _, plain, _ = runs
+    found, expected = numbers(inside, algorithm), numbers(plain["numbers"].to_pylist(), algorithm)
+    assert len(expected) >= 1
+    # ALS and LDA add up single-precision or shuffled numbers, in the order in which they arrive.
+    assert found == pytest.approx(expected, rel=1e-5 if algorithm in {"ALS", "LDA"} else 1e-9)
+
+
+def test_pipeline_that_left_as_files_predicts_what_the_plain_one_predicts(runs, tmp_path):
+    from strongroom.workload.spark.models import load_model
+
+    _, model, plain, spark = runs
+    assert {"metadata", "model-card.json"} < set(model)
+    predicted = []
+    for number, files in enumerate((model, plain["model"])):
+        for name, data in files.items():
+            target = tmp_path / str(number) / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(data)
+        loaded = load_model(spark, tmp_path / str(number))
+        from learning_world import breast_cancer
+
+        frame = spark.createDataFrame(breast_cancer().to_pandas())
+        predicted.append([row.probability[1] for row in loaded.transform(frame).orderBy("biopsy").collect()])
+    assert len(predicted[0]) == 569
+    assert predicted[0] == pytest.approx(predicted[1], rel=1e-9)
