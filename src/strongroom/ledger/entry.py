@@ -21,7 +21,8 @@ from strongroom.statements import canonical_json
 MAX_ENTRY_BYTES = 0xFFFF  # An entry bundle of tlog-tiles frames each entry with a 16-bit length.
 _TIME = "%Y-%m-%dT%H:%M:%S.%fZ"
 _FIELDS = {"kind", "time", "facts", "reasons"}
-_PLAIN = re.compile(r"[0-9A-Za-z:.+-]{0,64}\Z")  # What JSON writes as it is.
+MAX_MOMENT = 64
+_PLAIN = re.compile(rf"[0-9A-Za-z:.+-]{{0,{MAX_MOMENT}}}\Z")  # What JSON writes as it is.
 
 
 class EntryKind(StrEnum):
@@ -102,6 +103,12 @@ class EntryForm:
     head: str
     middle: str
     tail: str
+
+    @property
+    def fits(self) -> bool:
+        """Return whether the entry has at most as many bytes as one may have, whatever is filled in."""
+        texts = sum(len(part.encode()) for part in (self.head, self.middle, self.tail))
+        return texts + 2 * MAX_MOMENT <= MAX_ENTRY_BYTES
 
     def fill(self, *, moment: str, time: datetime) -> bytes:
         """Return what :meth:`Entry.encode` returns for the same facts, with ``moment`` (plain ASCII) and ``time``."""

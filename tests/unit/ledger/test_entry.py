@@ -74,10 +74,9 @@ def test_no_bytes_crash_the_parser(encoded):
 @given(
     st.dictionaries(st.text(max_size=8), st.one_of(st.text(max_size=20), st.integers(-9, 9), st.booleans())),
     st.lists(st.text(max_size=10), max_size=3),
-    st.datetimes(min_value=datetime(1970, 1, 1), max_value=datetime(9000, 1, 1)),
+    st.datetimes(min_value=MOMENT.replace(tzinfo=None), timezones=st.just(UTC)),
 )
-def test_form_filled_in_is_the_entry_written_anew(facts, reasons, moment):
-    time = moment.replace(tzinfo=UTC)
+def test_form_filled_in_is_the_entry_written_anew(facts, reasons, time):
     facts = {**facts, "expires": "2000-01-01T00:00:00Z"}
     form = Entry(kind=EntryKind.GRANT, time=datetime(2000, 1, 1, tzinfo=UTC), facts=facts, reasons=tuple(reasons)).form(
         moment="expires"
@@ -91,3 +90,10 @@ def test_form_takes_no_text_that_could_change_the_rest_of_the_entry(moment):
     form = Entry(kind=EntryKind.GRANT, time=datetime(2000, 1, 1, tzinfo=UTC), facts={}).form(moment="expires")
     with pytest.raises(EntryError, match="plain text"):
         form.fill(moment=moment, time=datetime(2000, 1, 1, tzinfo=UTC))
+
+
+def test_form_says_whether_every_entry_it_makes_fits_a_bundle():
+    small = Entry(kind=EntryKind.GRANT, time=datetime(2000, 1, 1, tzinfo=UTC), facts={"x": "a" * 60_000})
+    large = Entry(kind=EntryKind.GRANT, time=datetime(2000, 1, 1, tzinfo=UTC), facts={"x": "a" * 65_500})
+    assert small.form(moment="expires").fits
+    assert not large.form(moment="expires").fits

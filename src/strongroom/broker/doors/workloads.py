@@ -331,10 +331,10 @@ class WorkloadsDoor:
             return session.form[1]
         facts = {**self._about(session, job), "datasets": list(parcel.described), "policy": parcel.policy_digest}
         entry = Entry(kind=EntryKind.GRANT, time=self._desk.clock(), facts={**facts, "expires": expires})
-        fitting = fit(entry)
-        form = fitting.form(moment="expires")
-        if fitting is entry:  # One that names its facts by a digest is good for these times only.
-            session.form = parcel, form
+        form = entry.form(moment="expires")
+        if not form.fits:  # Then it names its facts by a digest, and is good for these times only.
+            return fit(entry).form(moment="expires")
+        session.form = parcel, form
         return form
 
     def _job(self, session: Session) -> Job:
