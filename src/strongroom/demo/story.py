@@ -129,7 +129,7 @@ class Story:
             launcher = world.analyst.launch(
                 submitted, host=world.platform, engine=self.engine, directory=directory, on_event=self._hear_host
             )
-            self.narrator.note(f"job {submitted.ticket.job_id}, driver process {launcher.processes['driver'][0]}")
+            self.narrator.note(f"job {submitted.ticket.job_id}")
         try:
             with self._step(2, "The client attests the driver, and only then hands over job and ticket"):
                 channel = world.analyst.attest_driver(submitted, launcher.start_address)

@@ -5,10 +5,7 @@ Each party has its own directory and keys; nobody reaches into another's. Passwo
 
 from __future__ import annotations
 
-import json
 import secrets
-import subprocess
-import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -21,9 +18,9 @@ from strongroom.broker.client import BrokerClient
 from strongroom.catalog.identity import sign_identity
 from strongroom.digests import bytes_digest
 from strongroom.envelope.hpke import KemKey
-from strongroom.errors import StrongroomError, TransportError
 from strongroom.ledger.memory import CheckpointMemory
 from strongroom.parties.analyst import Analyst
+from strongroom.parties.operator import Operator, RunningBroker
 from strongroom.parties.owner import Owner
 from strongroom.parties.trust import Trust
 from strongroom.statements import SigningKey, Statement
@@ -32,7 +29,6 @@ PURPOSE = "delay-statistics"
 LEASE_SECONDS = 2
 WITHHELD = {"flights": ("flight", "dep_time"), "weather": (), "planes": ("model",)}
 PROGRAMS = Path(__file__).parent / "programs"
-_READY_SECONDS = 30.0
 
 
 @dataclass(slots=True)
@@ -64,6 +60,7 @@ class World:
     trust: Trust
     analyst: Analyst
     owners: dict[str, OwnerHome]
+    broker: RunningBroker | None = None
     broker_process: SimulatedProcess | None = None
     broker_url: str = ""
     measurements: Mapping[Role, str] = field(default_factory=dict)
@@ -107,35 +104,17 @@ class World:
     def start_broker(self) -> str:
         """Start the measured broker on a free port and return its URL; raise what it said if it refuses to start."""
         port = self.broker_url.rpartition(":")[2] or "0"
-        log = (self.directory / "broker.log").open("ab")
-        with log:
-            process = self.platform.start(
-                "broker",
-                ["--store", str(self.store), "--listen", f"127.0.0.1:{port}"],
-                stdout=subprocess.PIPE,
-                stderr=log,
-            )
-        self.broker_process = process
-        said = _first_event(process)
-        if said.get("event") != "ready":
-            process.wait(timeout=_READY_SECONDS)
-            raise StrongroomError(
-                str(said.get("message") or "the broker did not start"), hint=str(said.get("hint", ""))
-            )
-        self.broker_url = f"https://127.0.0.1:{said['port']}"
+        running = Operator(self.platform).start_broker(
+            self.store, listen=f"127.0.0.1:{port}", log=self.directory / "broker.log"
+        )
+        self.broker, self.broker_process, self.broker_url = running, running.process, running.url
         return self.broker_url
 
     def stop_broker(self) -> None:
         """End the broker politely, then by force."""
-        process = self.broker_process
-        if process is not None and process.poll() is None:
-            process.terminate()
-            try:
-                process.wait(timeout=5)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait(timeout=5)
-        self.broker_process = None
+        if self.broker is not None:
+            self.broker.stop()
+        self.broker = self.broker_process = None
 
     @property
     def store(self) -> Path:
@@ -224,19 +203,3 @@ size = 50
 
 def _identity(key: SigningKey, kem: KemKey, *, role: str) -> Statement:
     return sign_identity(role=role, kem_public=kem.public, created=datetime.now(UTC), key=key)
-
-
-def _first_event(process: SimulatedProcess) -> dict[str, object]:
-    """Return the first JSON line a process says, or its silence as an error."""
-    until = time.monotonic() + _READY_SECONDS
-    while time.monotonic() < until and process.stdout is not None:
-        line = process.stdout.readline(1 << 16)
-        if not line:
-            break
-        try:
-            said = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(said, dict) and "event" in said:
-            return said
-    raise TransportError("the broker ended before it was ready", hint="see broker.log in its directory")

@@ -48,8 +48,8 @@ class RunningBroker:
 class Operator:
     """An operator's SDK for one machine with a simulated TEE, whose files are in ``platform``."""
 
-    def __init__(self, platform: Path, *, tee: TeeKind = "sgx") -> None:
-        self.platform = SimulatedPlatform(platform, tee=tee)
+    def __init__(self, platform: Path | SimulatedPlatform, *, tee: TeeKind = "sgx") -> None:
+        self.platform = platform if isinstance(platform, SimulatedPlatform) else SimulatedPlatform(platform, tee=tee)
 
     def refresh_collateral(self) -> None:
         """Write the platform's root and collateral anew where relying parties on this machine read them."""
