@@ -1,4 +1,6 @@
-"""Write the chart's objects as plain manifests, for clusters that are run without Helm: python deploy/manifests/render.py.
+"""Write the chart's objects as plain manifests, for clusters that are run without Helm.
+
+``python deploy/manifests/render.py``
 
 They are the chart with its defaults, in namespace strongroom; a test holds them to it.
 """

@@ -1,4 +1,4 @@
-"""The chart renders to objects that several versions of Kubernetes take, with least privilege; bad values are refused."""
+"""The chart renders to objects that several versions of Kubernetes take, with least privilege, from valid values."""
 
 from pathlib import Path
 
