@@ -51,12 +51,28 @@ def _hold_tracker(module: ModuleType) -> None:
 
 
 def _hold_spark(module: ModuleType) -> None:
-    def no_tracker(_configuration: object, n_workers: int) -> Mapping[str, Any]:
-        """Return the settings of a collective of one, which needs no tracker and opens no connection."""
-        _refuse("XGBoost", n_workers)
-        return {}
-
     module._get_rabit_args = no_tracker  # type: ignore[attr-defined]
+    module.CommunicatorContext = Alone  # type: ignore[attr-defined]
+
+
+def no_tracker(_configuration: object, n_workers: int) -> dict[str, Any]:
+    """Return the settings of a collective of one worker, which needs no tracker and opens no connection."""
+    _refuse("XGBoost", n_workers)
+    return {}
+
+
+class Alone:
+    """Stands where XGBoost on Spark would connect a worker with the others; executors import it from here."""
+
+    def __init__(self, context: object, **settings: object) -> None:
+        self._settings = settings
+        del context
+
+    def __enter__(self) -> dict[str, object]:
+        return self._settings
+
+    def __exit__(self, *_: object) -> None:
+        """There is nothing to leave."""
 
 
 def _hold_network(module: ModuleType) -> None:
