@@ -27,7 +27,7 @@ from strongroom.broker.names import NONCE_BYTES
 from strongroom.broker.orders import Order, sign_order
 from strongroom.broker.public_keys import PublicKeys, encode_spki
 from strongroom.broker.requests import decode64, encode64
-from strongroom.broker.seals import enrol_info
+from strongroom.broker.seals import enrol_info, kept_info
 from strongroom.broker.workload_session import Admission, Release, SubmittedOutput, WorkloadSession
 from strongroom.digests import bytes_digest
 from strongroom.envelope.hpke import seal
@@ -233,6 +233,26 @@ class BrokerClient:
         }
         more = {"manifest": manifest.encode(), "policy": policy.encode(), "sealed_key": encode64(sealed)}
         return _receipt(self._order("/v1/datasets", Order.REGISTER, fields, key, more=more))
+
+    def adopt_output(
+        self, output_id: str, *, drafted: Statement, manifest: Statement, policy: Statement, key: SigningKey
+    ) -> Receipt:
+        """Make the files of an output that stay inside a dataset of their owner, whose key the broker holds already.
+
+        ``drafted`` is the manifest that egress signed, ``manifest`` the owner's over the same files.
+        """
+        fields = {
+            "output": output_id,
+            "manifest": verify_manifest(manifest, owner=key.party).digest,
+            "policy": policy_digest(verify_policy(policy)),
+        }
+        more = {"drafted": drafted.encode(), "manifest": manifest.encode(), "policy": policy.encode()}
+        return _receipt(self._order("/v1/adoptions", Order.ADOPT, fields, key, more=more))
+
+    def seal_kept_key(self, dek: DataKey, *, job_digest: bytes, output: str, manifest_digest: str) -> bytes:
+        """Return the key of files that stay inside, sealed to this broker alone."""
+        info = kept_info(job_digest=job_digest, output=output, manifest_digest=manifest_digest)
+        return seal(self._public.kem, reveal(dek), info=info)
 
     def update_policy(self, policy: Statement, key: SigningKey) -> Receipt:
         """Replace a dataset's policy by a newer version; ``key`` is its owner's."""

@@ -22,6 +22,7 @@ class Order(StrEnum):
     """The kinds of order; each is a statement kind of its own."""
 
     REGISTER = "registration-order"
+    ADOPT = "adoption-order"
     REVOKE = "revocation-order"
     APPROVE = "approval-order"
     PENDING = "pending-order"
@@ -30,6 +31,7 @@ class Order(StrEnum):
 
 _FIELDS: Mapping[Order, tuple[str, ...]] = {
     Order.REGISTER: ("manifest", "policy", "sealed_key"),
+    Order.ADOPT: ("output", "manifest", "policy"),
     Order.REVOKE: ("dataset", "version", "reason"),
     Order.APPROVE: ("output", "digest"),
     Order.PENDING: (),

@@ -31,6 +31,11 @@ def enrol_info(*, dataset: str, version: int, manifest_digest: bytes) -> bytes:
     return frame(b"strongroom/enrol/v1", dataset.encode(), str(version).encode(), manifest_digest)
 
 
+def kept_info(*, job_digest: bytes, output: str, manifest_digest: str) -> bytes:
+    """Return the HPKE info under which egress seals the key of files that stay inside to the broker."""
+    return frame(b"strongroom/kept/v1", job_digest, output.encode(), manifest_digest.encode())
+
+
 def session_info(*, session: bytes, nonce: bytes, job_digest: bytes) -> bytes:
     """Return the HPKE info under which the broker seals a session's secret to an attested key."""
     return frame(b"strongroom/session/v1", session, nonce, job_digest)

@@ -83,6 +83,7 @@ class Service:
             "/v1/consistency": Route(limit=SMALL, open=public.consistency),
             "/v1/members": Route(limit=MEDIUM, open=owners.enrol),
             "/v1/datasets": Route(limit=LARGE, open=owners.register),
+            "/v1/adoptions": Route(limit=LARGE, open=owners.adopt),
             "/v1/policies": Route(limit=LARGE, open=owners.update_policy),
             "/v1/revocations": Route(limit=SMALL, open=owners.revoke),
             "/v1/approvals": Route(limit=SMALL, open=owners.approve),

@@ -190,10 +190,12 @@ class WorkloadSession:
         sealed: Mapping[str, bytes],
         location: str = "",
         card: str = "",
+        kept: str = "",
     ) -> SubmittedOutput:
         """Deposit an output that egress passed; ``sealed`` maps each recipient (party id) to the key sealed to it.
 
-        ``card`` is the digest of the model card in an output of files.
+        ``card`` is the digest of the model card in an output of files. ``kept`` is the dataset, ``name@version``, that
+        files which stay inside are to become; their key is sealed to the broker in their owner's name.
         """
         answer = self._call(
             "/v1/outputs",
@@ -201,7 +203,13 @@ class WorkloadSession:
                 "output": name,
                 "digest": manifest_digest,
                 "location": location,
-                "details": {"signer": encode64(signer), "rows": rows, "columns": list(columns), "card": card},
+                "details": {
+                    "signer": encode64(signer),
+                    "rows": rows,
+                    "columns": list(columns),
+                    "card": card,
+                    "kept": kept,
+                },
                 "sealed": {PartyId.parse(party).fingerprint: encode64(key) for party, key in sealed.items()},
             },
         )

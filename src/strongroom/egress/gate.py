@@ -9,15 +9,15 @@ from __future__ import annotations
 import contextlib
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from strongroom.attestation.roles import Role
+from strongroom.broker.client import BrokerClient, WorkloadSession
 from strongroom.broker.client import Release as Keys
-from strongroom.broker.client import WorkloadSession
 from strongroom.digests import frame, parse_text
 from strongroom.egress.files import CheckedFiles, check_files
 from strongroom.egress.ruling import OutputFacts, Release, rule
@@ -34,6 +34,15 @@ from strongroom.workload.keyring import output_dataset
 from strongroom.workload.outbox import OutputDraft
 from strongroom.workload.parcel import accept, pack, pack_files
 from strongroom.workload.worker import Member, member_arguments, run_member
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Doors:
+    """Where the keys of outputs may go: to recipients, by their KEM keys, or to the broker."""
+
+    recipients: Mapping[str, bytes]
+    broker: BrokerClient
+    spec: JobSpec
 
 
 class Egress(Member):
@@ -61,7 +70,7 @@ class Egress(Member):
         if said.get("type") == "stop":
             return 0
         try:
-            ruled = self._pass_all(said, spec, session)
+            ruled = self._pass_all(said, spec, session, broker)
             self.channel.send({"type": "ruled", "outputs": ruled})
         except Exception as error:  # noqa: BLE001  the driver has to hear of whatever went wrong
             trouble = error if isinstance(error, StrongroomError) else describe_defect(error)
@@ -71,7 +80,9 @@ class Egress(Member):
             self.hear()
         return 0
 
-    def _pass_all(self, said: Mapping[str, Any], spec: JobSpec, session: WorkloadSession) -> list[dict[str, Any]]:
+    def _pass_all(
+        self, said: Mapping[str, Any], spec: JobSpec, session: WorkloadSession, broker: BrokerClient
+    ) -> list[dict[str, Any]]:
         if said.get("type") != "outputs" or not isinstance(said.get("drafts"), list):
             raise MessageError("expected the job's outputs from the driver")
         drafts = [OutputDraft.decode(one) for one in said["drafts"]]
@@ -82,7 +93,10 @@ class Egress(Member):
                 session.refuse_output(draft.name, reasons=reasons)
             raise RefusedError("no output may leave", reasons=reasons, hint="submit the job again")
         passed = [self._check(draft, spec, session, release) for draft in drafts]  # all before any is encrypted
-        return [self._encrypt(content, ruling, session, release.recipients) for content, ruling in passed]
+        return [
+            self._encrypt(content, ruling, session, Doors(recipients=release.recipients, broker=broker, spec=spec))
+            for content, ruling in passed
+        ]
 
     def _check(
         self, draft: OutputDraft, spec: JobSpec, session: WorkloadSession, release: Keys
@@ -120,17 +134,19 @@ class Egress(Member):
         content: pa.Table | CheckedFiles,
         ruling: Release,
         session: WorkloadSession,
-        recipients: Mapping[str, bytes],
+        doors: Doors,
     ) -> dict[str, Any]:
         files = content if isinstance(content, CheckedFiles) else None
         rows, columns = (
             (0, ()) if isinstance(content, CheckedFiles) else (content.num_rows, tuple(content.column_names))
         )
         signer = SigningKey.generate(name="egress")
-        dataset = f"result.{self.digest[-16:]}.{ruling.name}"
+        declared = doors.spec.outputs[ruling.name]
+        kept = declared.kind == "kept-files"
+        dataset = ruling.name if kept else f"result.{self.digest[-16:]}.{ruling.name}"
         dek = DataKey.generate()
         if files:
-            keys = DatasetKeys.for_files(dek, dataset=dataset, version=1)
+            keys = DatasetKeys.for_files(dek, dataset=dataset, version=declared.version if kept else 1)
         else:
             keys = DatasetKeys.from_dek(dek, dataset=dataset, version=1, columns=columns)
         bundle = keys.encode()
@@ -149,8 +165,13 @@ class Egress(Member):
             rows=rows,
             columns=columns,
             card=files.card if files else "",
+            kept=f"{dataset}@{declared.version}" if kept else "",
             sealed={
-                str(recipient): hpke.seal(recipients[recipient.fingerprint], bundle, info=info)
+                str(recipient): doors.broker.seal_kept_key(
+                    dek, job_digest=parse_text(self.digest), output=ruling.name, manifest_digest=manifest.digest
+                )
+                if kept
+                else hpke.seal(doors.recipients[recipient.fingerprint], bundle, info=info)
                 for recipient in ruling.recipients
             },
             location=str(directory),

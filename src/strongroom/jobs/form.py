@@ -85,6 +85,13 @@ class OutputForm(Form):
         description="a table that leaves, files that leave (a model), or files that stay inside as a dataset",
         examples=['kind = "files"'],
     )
+    version: int = Field(
+        default=1,
+        ge=1,
+        le=1_000_000_000,
+        description="the version of the dataset that files which stay inside become; its name is the output's",
+        examples=["version = 2"],
+    )
 
 
 class ClusterForm(Form):

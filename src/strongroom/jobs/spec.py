@@ -44,10 +44,14 @@ class JobInput:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobOutput:
-    """One result of the job: the parties it is encrypted to, and its kind (``OUTPUT_KINDS``)."""
+    """One result of the job: the parties it is encrypted to, and its kind (``OUTPUT_KINDS``).
+
+    ``version`` is that of the dataset which files that stay inside become.
+    """
 
     recipients: tuple[PartyId, ...]
     kind: str = "table"
+    version: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -264,7 +268,11 @@ def job_document(spec: JobSpec) -> dict[str, Any]:
             for name, given in spec.inputs.items()
         },
         "outputs": {
-            name: {"recipients": [str(party) for party in output.recipients], "kind": output.kind}
+            name: {
+                "recipients": [str(party) for party in output.recipients],
+                "kind": output.kind,
+                "version": output.version,
+            }
             for name, output in spec.outputs.items()
         },
         "cluster": {
@@ -282,7 +290,11 @@ def job_document(spec: JobSpec) -> dict[str, Any]:
 def _outputs(form: JobForm | SignedJobForm) -> Mapping[str, JobOutput]:
     return MappingProxyType(
         {
-            name: JobOutput(recipients=tuple(PartyId.parse(text) for text in output.recipients), kind=output.kind)
+            name: JobOutput(
+                recipients=tuple(PartyId.parse(text) for text in output.recipients),
+                kind=output.kind,
+                version=output.version,
+            )
             for name, output in form.outputs.items()
         }
     )

@@ -14,7 +14,14 @@ from strongroom.attestation.roles import Role
 from strongroom.broker.client import BrokerClient, PendingOutput, Receipt
 from strongroom.envelope.custody import Custody, open_custody
 from strongroom.envelope.hpke import KemKey
-from strongroom.envelope.manifest import Manifest, read_manifest, unwrap_data_key, verify_manifest
+from strongroom.envelope.manifest import (
+    Manifest,
+    read_manifest,
+    sign_manifest,
+    unwrap_data_key,
+    verify_manifest,
+    write_manifest,
+)
 from strongroom.envelope.progress import Progress, silent
 from strongroom.errors import UsageError
 from strongroom.ledger import CheckpointMemory
@@ -22,7 +29,7 @@ from strongroom.parties.brokers import TrustedBroker
 from strongroom.parties.home import Home
 from strongroom.parties.trust import Trust
 from strongroom.policy import parse_policy_toml, sign_policy, verify_policy
-from strongroom.statements import SigningKey, Statement
+from strongroom.statements import SigningKey, Statement, VerifyKey
 
 Password = Callable[[], bytes]
 
@@ -108,6 +115,31 @@ class Owner:
             return broker.register_dataset(manifest.statement, dek, policy, self.key)
         finally:
             dek.wipe()
+
+    def adopt(self, output_id: str, location: Path, *, policy: Statement, broker: BrokerClient) -> Receipt:
+        """Make the files at ``location``, which stay inside, a dataset of this owner's, with its policy.
+
+        The owner says who may use a model and for what; its key stays with the broker. Raises RefusedError while
+        approvals are missing or where a policy of the data no longer permits it.
+        """
+        drafted = read_manifest(location)
+        signed = verify_manifest(drafted, owner=VerifyKey(drafted.signer))  # the broker says whether egress signed it
+        manifest = sign_manifest(
+            dataset=signed.dataset,
+            version=signed.version,
+            kind=signed.kind,
+            schema=signed.schema,
+            files=signed.files,
+            custody=signed.custody,
+            wrapped_key=signed.wrapped_key,
+            created=signed.created,
+            owner=self.key,
+        )
+        receipt = broker.adopt_output(
+            output_id, drafted=drafted, manifest=manifest.statement, policy=policy, key=self.key
+        )
+        write_manifest(location, manifest)
+        return receipt
 
     def update_policy(self, policy: Statement, *, broker: BrokerClient) -> Receipt:
         """Replace a registered dataset's policy by one with a higher version; it counts from the next renewal on."""

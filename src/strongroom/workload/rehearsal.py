@@ -22,7 +22,7 @@ from strongroom.workload.engines import as_table
 from strongroom.workload.files import collect_files
 from strongroom.workload.formats import refuse_files
 
-Output = pa.Table | Mapping[str, bytes]
+Output = Any  # an Arrow table, or the bytes of files by name
 
 
 class RehearsalRoom:

@@ -92,6 +92,8 @@ class AnalystsDoor:
         if policies:
             approved = state.approvals.get(output.id, {})
             reasons.extend(missing_approvals(output, fuse(policies), approved=approved))
+        if output.details.get("kept"):
+            reasons.append("the output stays inside: it can be used in jobs, and nobody may take it out")
         if not reasons and party.party.fingerprint not in output.sealed:
             reasons.append(f"egress sealed nothing to {party.party}")
         if reasons:

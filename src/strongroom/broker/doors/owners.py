@@ -9,18 +9,21 @@ from typing import Any
 
 from strongroom.broker.desk import ConflictError, Desk
 from strongroom.broker.orders import MAX_REASON, Order
-from strongroom.broker.records import MEMBER, POLICY, REVOCATION, Dataset, text_change, time_text
-from strongroom.broker.requests import MalformedRequestError, Message, encode64
-from strongroom.broker.seals import enrol_info
+from strongroom.broker.records import MEMBER, POLICY, REVOCATION, Dataset, Job, Output, text_change, time_text
+from strongroom.broker.release import missing_approvals, rule
+from strongroom.broker.requests import MalformedRequestError, Message, decode64, encode64
+from strongroom.broker.seals import enrol_info, kept_info
 from strongroom.broker.state import approval_change
 from strongroom.catalog.identity import Identity, verify_identity
-from strongroom.digests import bytes_digest, same
+from strongroom.digests import bytes_digest, parse_text, same
 from strongroom.envelope.keys import DataKey
 from strongroom.envelope.manifest import Manifest, verify_manifest
 from strongroom.errors import RefusedError
 from strongroom.ledger.entry import EntryKind
 from strongroom.policy.document import DataUsePolicy, policy_digest, verify_policy
+from strongroom.policy.evaluate import Refusal
 from strongroom.policy.fusion import fuse
+from strongroom.statements import Statement, VerifyKey
 
 MAX_MEMBERS = 100_000
 
@@ -85,6 +88,54 @@ class OwnersDoor:
                 "manifest": dataset.manifest_digest,
                 "policy": policy_digest(policy),
                 "policy_version": policy.version,
+            },
+            changes=[dataset.to_change(), text_change(POLICY, dataset.name, policy_statement.encode())],
+            administrative=True,
+        )
+        return {"dataset": dataset.key, "index": written.index}
+
+    async def adopt(self, body: bytes) -> dict[str, Any]:
+        """Make the files of an output that stay inside a dataset of the owner whom every policy of the job names.
+
+        Raises RecordedRefusalError while approvals are missing, and if a policy no longer permits it.
+        """
+        message = Message.parse(body, "order", "drafted", "manifest", "policy")
+        order, owner = self._desk.take_order(message.statement("order"), kind=Order.ADOPT)
+        output = self._desk.state.outputs.get(order.text("output"))
+        job = None if output is None else self._desk.state.jobs[output.job]
+        if output is None or job is None or owner.party not in job.outputs.get(output.name, ()):
+            raise ConflictError(f"{owner.party} has no output {order.text('output')[:100]!r}")
+        manifest = verify_manifest(message.statement("manifest"), owner=owner.party)
+        drafted = self._drafted(message.statement("drafted"), output)
+        policy_statement = message.statement("policy")
+        policy = verify_policy(policy_statement)
+        if (order.text("manifest"), order.text("policy")) != (manifest.digest, policy_digest(policy)):
+            raise MalformedRequestError("the order was signed for another manifest or policy")
+        if (manifest.files, manifest.kind, f"{manifest.dataset}@{manifest.version}") != (
+            drafted.files,
+            drafted.kind,
+            output.details["kept"],
+        ):
+            raise ConflictError(f"the manifest is not over the files of {output.details['kept']}")
+        facts = {"job": job.id, "output": output.id, "digest": output.digest, "party": str(owner.party)}
+        if reasons := self._objections(output, job):
+            await self._desk.refuse("adoption of an output", facts=facts, reasons=reasons)
+        info = kept_info(job_digest=parse_text(job.digest), output=output.name, manifest_digest=output.digest)
+        dek = DataKey(self._desk.keys.kem.open(decode64(output.sealed[owner.party.fingerprint], name="key"), info=info))
+        dataset = self._admit_dataset(manifest, owner, dek)
+        self._admit_policy(policy, owner, dataset=dataset.name)
+        written = await self._desk.write(
+            EntryKind.DATASET,
+            {
+                "dataset": dataset.name,
+                "version": dataset.version,
+                "revision": dataset.revision,
+                "owner": str(dataset.owner),
+                "manifest": dataset.manifest_digest,
+                "policy": policy_digest(policy),
+                "policy_version": policy.version,
+                "output": output.id,
+                "card": str(output.details.get("card", "")),
             },
             changes=[dataset.to_change(), text_change(POLICY, dataset.name, policy_statement.encode())],
             administrative=True,
@@ -182,6 +233,33 @@ class OwnersDoor:
                 }
             )
         return {"pending": found}
+
+    def _drafted(self, statement: Statement, output: Output) -> Manifest:
+        """Return the manifest that egress deposited ``output`` with; raise ConflictError for any other."""
+        if not output.details.get("kept"):
+            raise ConflictError(f"output {output.id} does not stay inside", hint="its recipients fetch it")
+        signer = VerifyKey(decode64(str(output.details.get("signer", "")), name="the output's signer"))
+        manifest = verify_manifest(statement, owner=signer)
+        if not same(manifest.digest.encode(), output.digest.encode()):
+            raise ConflictError(f"the files are not those of output {output.id}, which egress passed")
+        return manifest
+
+    def _objections(self, output: Output, job: Job) -> list[str]:
+        """Return every reason why ``output`` may not become a dataset now."""
+        reasons = list(output.reasons)
+        ruling = rule(job, self._desk.cases(job), tee=None, now=self._desk.clock())
+        if isinstance(ruling, Refusal):
+            reasons.extend(ruling.reasons)
+            return reasons
+        fused = fuse([self._desk.state.policies[one.dataset] for one in job.inputs])
+        reasons.extend(
+            missing_approvals(output, fused, approved=self._desk.state.approvals.get(output.id, {})),
+        )
+        kept = job.outputs[output.name]
+        named = None if fused.files is None else fused.files.owner
+        if named is None or [named.fingerprint] != [party.fingerprint for party in kept]:
+            reasons.append("the owners of the data no longer name one owner of what stays inside")
+        return reasons
 
     def _admit_dataset(self, manifest: Manifest, owner: Identity, dek: DataKey) -> Dataset:
         known = self._desk.state.newest.get(manifest.dataset)

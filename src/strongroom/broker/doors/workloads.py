@@ -356,6 +356,7 @@ class WorkloadsDoor:
                 "digest": output.digest,
                 "recipients": [str(party) for party in job.outputs.get(output.name, ())],
                 "card": str(output.details.get("card", "")),
+                "kept": str(output.details.get("kept", "")),
                 "lineage": [
                     {
                         "dataset": one.dataset,
