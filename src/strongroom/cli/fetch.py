@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from strongroom.cli.screen import Screen
 from strongroom.cli.verb import home_option, password_option, verb
 from strongroom.errors import UsageError
+
+if TYPE_CHECKING:
+    from strongroom.envelope.files import SealedFiles
 
 _SHOWN = 20
 
@@ -19,6 +23,7 @@ _SHOWN = 20
         "strongroom fetch 7c1e...",
         "strongroom fetch 7c1e... delays --to delays.parquet",
         "strongroom fetch 7c1e... delays --to delays.csv --json",
+        "strongroom fetch 7c1e... model --to model/",
     )
 )
 @click.argument("job")
@@ -26,9 +31,10 @@ _SHOWN = 20
 @click.option(
     "--to",
     "target",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Write the rows, in plaintext, to this .parquet or .csv file; without it, the first rows are printed.",
+    help="Write the rows, in plaintext, to this .parquet or .csv file, or a model's files to this new directory; "
+    "without it, the first rows, or the files' names, are printed.",
 )
 @click.option(
     "--from",
@@ -54,11 +60,11 @@ def fetch(
     Asks the attested broker for the result's key and verifies every file. OUTPUT may be left out if JOB has only one.
     While approvals are missing, or after an owner revoked, the answer is a refusal with its reasons (exit code 3).
     """
-    from strongroom.parties.analyst import Analyst
+    from strongroom.parties.analyst import Analyst, holds_files
     from strongroom.parties.home import Home
 
-    if target is not None and target.suffix not in (".parquet", ".csv"):
-        raise UsageError(f"cannot write {target.suffix or 'that'}", hint="name a .parquet or a .csv file")
+    if target is not None and target.suffix not in (".parquet", ".csv", ""):
+        raise UsageError(f"cannot write {target.suffix}", hint="name a .parquet or a .csv file, or a new directory")
     place = Home(home)
     known = place.recall_job(job)
     chosen = known.choose(output)
@@ -68,12 +74,17 @@ def fetch(
     if trusted.simulated:
         screen.warn_simulated()
     client = analyst.attest_broker(trusted.url)
+    where = location or known.outputs[chosen]
     try:
-        table = analyst.fetch(
-            broker=client, digest=known.digest, output=chosen, location=location or known.outputs[chosen]
-        )
+        if holds_files(where):
+            files = analyst.fetch_files(broker=client, digest=known.digest, output=chosen, location=where)
+            _show_files(screen, files, job=job, output=chosen, target=target)
+            return
+        table = analyst.fetch(broker=client, digest=known.digest, output=chosen, location=where)
     finally:
         client.close()
+    if target is not None and not target.suffix:
+        raise UsageError(f"output {chosen} is a table", hint="name a .parquet or a .csv file")
     if target is not None:
         place.write_result(table, target)
     shown = table.slice(0, _SHOWN).to_pylist()
@@ -86,4 +97,22 @@ def fetch(
             screen.table(chosen, table.column_names, [list(row.values()) for row in shown]),
             f"{table.num_rows:,} rows",
         ),
+    )
+
+
+def _show_files(screen: Screen, files: SealedFiles, *, job: str, output: str, target: Path | None) -> None:
+    """Unpack a model's files into ``target``, or say which there are."""
+    from strongroom.envelope.staging import staged_directory
+    from strongroom.workload.files import unpack
+
+    sizes = dict(files)
+    if target is not None:
+        with staged_directory(target) as staging:
+            unpack(files, staging)
+    facts = {"job": job, "output": output, "files": sizes}
+    screen.result(
+        {**facts, "directory": str(target)} if target else facts,
+        text=(f"{len(sizes)} files of {output} written to {target}",)
+        if target
+        else (screen.table(output, ["file", "bytes"], [[name, size] for name, size in sizes.items()]),),
     )

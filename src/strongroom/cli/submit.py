@@ -160,7 +160,10 @@ def _plan(draft: JobDraft, *, cluster: str, directory: Path | None) -> dict[str,
             name: {"owner": str(one.owner), "columns": list(one.columns), "location": one.location}
             for name, one in draft.inputs.items()
         },
-        "outputs": {name: {"recipients": list(map(str, one.recipients))} for name, one in draft.outputs.items()},
+        "outputs": {
+            name: {"kind": one.kind, "recipients": list(map(str, one.recipients))}
+            for name, one in draft.outputs.items()
+        },
         "processes": [process for process in processes if process["count"]],
         "directory": str(directory or Path(f"{draft.name}.job")),
     }

@@ -32,7 +32,7 @@ from strongroom.jobs.launch.placement import PlacementError, PlacementEvent
 from strongroom.jobs.spec import SignedJob, job_digest, load_job, sign_job
 from strongroom.ledger.memory import CheckpointMemory
 from strongroom.parties.trust import Trust
-from strongroom.statements import SigningKey
+from strongroom.statements import SigningKey, VerifyKey
 from strongroom.workload.handover import BrokerAddress, Handover, decode_failure
 from strongroom.workload.pulse import ALIVE, SILENCE_SECONDS
 
@@ -284,3 +284,9 @@ class Analyst:
             )
         info = frame(b"strongroom/result/v1", digest.encode(), output.encode(), manifest.digest.encode())
         return DatasetKeys.decode(self.kem.open(answer.sealed, info=info)), manifest
+
+
+def holds_files(location: Path) -> bool:
+    """Return whether the result at ``location`` says that it has files; fetching it verifies what it says."""
+    statement = read_manifest(location)
+    return verify_manifest(statement, owner=VerifyKey(statement.signer)).kind == "files"
