@@ -9,6 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("strongroom", deadline=None)  # a busy machine is not a failure; pytest has a timeout
+settings.load_profile("strongroom")
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -126,7 +126,7 @@ def explain(
         "strongroom attest token token.jwt --service ita --issuer ISSUER --keys jwks.json --report-data HEX",
     ),
 )
-@click.argument("token", type=_FILE)
+@click.argument("file", type=_FILE)
 @click.option("--service", type=click.Choice(("ita", "maa")), required=True, help="Whose token it is.")
 @click.option("--issuer", required=True, metavar="TEXT", help="The issuer, exactly as the service's tokens name it.")
 @click.option(
@@ -135,7 +135,7 @@ def explain(
 @click.option("--report-data", required=True, metavar="HEX", help="The 64 bytes that you asked the evidence to carry.")
 @click.option("--at", type=float, metavar="UNIX", help="Verify as of this time instead of now.")
 def verify_service_token(
-    screen: Screen, *, token: Path, service: str, issuer: str, keys: Path, report_data: str, at: float | None
+    screen: Screen, *, file: Path, service: str, issuer: str, keys: Path, report_data: str, at: float | None
 ) -> None:
     """Verify an attestation TOKEN of Intel Trust Authority (ita) or Microsoft Azure Attestation (maa).
 
@@ -146,7 +146,7 @@ def verify_service_token(
     if not re.fullmatch(r"[0-9a-fA-F]{128}", report_data):
         raise UsageError("report data is 64 bytes, in 128 hex digits")
     result = verify_token(
-        _text(token).strip(),
+        _text(file).strip(),
         service=TokenService(kind="ita" if service == "ita" else "maa", issuer=issuer, keys=_text(keys)),
         report_data=bytes.fromhex(report_data),
         now=datetime.now(UTC) if at is None else _time(at),
