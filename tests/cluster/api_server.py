@@ -19,11 +19,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from cluster_node import Node
+from cluster_store import KINDS, RefusedError, Store
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from node import Node
-from store import KINDS, RefusedError, Store
 
 NAMESPACE = "jobs"
 TOKEN = "a-token-of-the-submitter"

@@ -3,9 +3,9 @@
 import json
 
 import pytest
+from lab import settings_text
 from small_world import LONG_QUERY, Background, wait_until
 
-from conftest import settings_text
 from strongroom.cli.journey import run
 from strongroom.errors import StrongroomError
 

@@ -29,6 +29,7 @@ _MOST_QUOTED = 300
 _LAST_LINES = 20
 _GRACE_SECONDS = 10
 _RETRY_SECONDS = 15.0
+_WORD_SECONDS = 2.0
 
 Object = dict[str, Any]
 
@@ -140,9 +141,8 @@ class KubernetesLauncher:
 
     def stop(self, *, keep: bool = True) -> None:
         """End every pod; with ``keep``, a driver that ends by itself stays, for its log. Safe to call twice."""
-        until = time.monotonic() + _GRACE_SECONDS
-        while keep and self._finished.is_set() and self.running() and time.monotonic() < until:
-            self._sleep()
+        if keep and self.running():
+            self._wait_for_end()
         self._closing.set()
         self._wake()
         if self._keeper.ident is not None and self._keeper is not threading.current_thread():
@@ -158,6 +158,13 @@ class KubernetesLauncher:
             with contextlib.suppress(StrongroomError):  # the cluster deletes what belongs to the driver anyway
                 self._cluster.delete("pods", name)
         self._watch.close()
+
+    def _wait_for_end(self) -> None:
+        """Give a driver that is done the time to say so on its log, which comes later than its word to the client."""
+        if self._finished.wait(_WORD_SECONDS):
+            until = time.monotonic() + _GRACE_SECONDS
+            while self.running() and time.monotonic() < until:
+                self._sleep()
 
     @property
     def _driver_name(self) -> str:
@@ -333,7 +340,11 @@ class KubernetesLauncher:
                     self._trouble = str(trouble)
 
     def _end_member(self, name: str, role: str, why: Trouble | None) -> None:
-        said = self._last_words(name) if why is not None else ""
+        said = ""
+        if why is not None:
+            said = self._last_words(name)  # it stays for its log, as long as the driver's pod does
+        else:
+            self._cluster.delete("pods", name)
         with self._lock:
             del self._members[name]
             if why is None:

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from store import Store, now
+from cluster_store import Store, now
 
 ADDRESS = "127.0.0.1"
 
