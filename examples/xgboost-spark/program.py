@@ -10,7 +10,7 @@ from strongroom.workload import room
 joined = room.sql("SELECT * FROM biopsies JOIN findings USING (biopsy)")
 features = [name for name in joined.columns if name not in ("biopsy", "benign")]
 # One partition in order, so that every run adds up the same numbers in the same order.
-ordered = joined.coalesce(1).sortWithinPartitions("biopsy")
+ordered = joined.repartition(1).sortWithinPartitions("biopsy")
 learner = SparkXGBClassifier(
     features_col=features,
     label_col="benign",

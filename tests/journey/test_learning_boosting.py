@@ -9,7 +9,7 @@ from learning_world import breast_cancer, learning_world, plain_example, run_exa
 
 from strongroom.errors import StrongroomError
 
-xgboost = pytest.importorskip("xgboost", reason="pip install -r requirements-learning.lock")
+xgboost = pytest.importorskip("xgboost", reason="pip install 'strongroom[learning]'")
 pytestmark = pytest.mark.learning
 
 

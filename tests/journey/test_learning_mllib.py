@@ -3,7 +3,7 @@
 import pytest
 from learning_world import learning_world, plain_example, run_example, split_by_columns, stock_spark
 
-pytest.importorskip("sklearn", reason="pip install -r requirements-learning.lock")
+pytest.importorskip("sklearn", reason="pip install 'strongroom[learning]'")
 pytestmark = [pytest.mark.learning, pytest.mark.spark, pytest.mark.slow]
 
 

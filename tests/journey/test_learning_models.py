@@ -14,7 +14,7 @@ from strongroom.digests import bytes_digest
 from strongroom.errors import RefusedError, StrongroomError
 from strongroom.policy.template import policy_template
 
-pytest.importorskip("lightgbm", reason="pip install -r requirements-learning.lock")
+pytest.importorskip("lightgbm", reason="pip install 'strongroom[learning]'")
 pytestmark = pytest.mark.learning
 
 TRAIN = dedent("""

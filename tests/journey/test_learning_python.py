@@ -9,7 +9,7 @@ from learning_world import breast_cancer, learning_world, split_by_columns
 
 from strongroom.errors import RefusedError, StrongroomError
 
-sklearn = pytest.importorskip("sklearn", reason="pip install -r requirements-learning.lock")
+sklearn = pytest.importorskip("sklearn", reason="pip install 'strongroom[learning]'")
 pytestmark = pytest.mark.learning
 
 LEARN = dedent("""

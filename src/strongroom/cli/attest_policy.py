@@ -122,9 +122,7 @@ def explain(
 
 @verb(
     name="token",
-    examples=(
-        "strongroom attest token token.jwt --service ita --issuer ISSUER --keys jwks.json --report-data HEX",
-    ),
+    examples=("strongroom attest token token.jwt --service ita --issuer ISSUER --keys jwks.json --report-data HEX",),
 )
 @click.argument("file", type=_FILE)
 @click.option("--service", type=click.Choice(("ita", "maa")), required=True, help="Whose token it is.")

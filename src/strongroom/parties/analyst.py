@@ -15,6 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from strongroom.attestation.appraisal import AttestationResult
 from strongroom.attestation.channel import AttestedChannel, connect
 from strongroom.attestation.roles import Role
 from strongroom.attestation.secure_line import DeadlineError
@@ -145,12 +146,7 @@ class Analyst:
         wanted = submitted.signed.verify().tee
         try:
             self.trust.expect(channel.peer, Role.DRIVER)
-            if wanted not in ("any", channel.peer.tee):
-                raise EvidenceError(
-                    f"the job asks for {wanted}, and the driver runs in {channel.peer.tee}",
-                    step="kind of TEE",
-                    hint="its host placed it elsewhere than it was asked to; choose another host",
-                )
+            expect_kind(channel.peer, wanted)
         except EvidenceError:
             channel.close()
             raise
@@ -290,3 +286,13 @@ def holds_files(location: Path) -> bool:
     """Return whether the result at ``location`` says that it has files; fetching it verifies what it says."""
     statement = read_manifest(location)
     return verify_manifest(statement, owner=VerifyKey(statement.signer)).kind == "files"
+
+
+def expect_kind(result: AttestationResult, wanted: str) -> None:
+    """Raise EvidenceError unless ``result`` is of the kind of TEE that the job asks for."""
+    if wanted not in ("any", result.tee):
+        raise EvidenceError(
+            f"the job asks for {wanted}, and the driver runs in {result.tee}",
+            step="kind of TEE",
+            hint="its host placed it elsewhere than it was asked to; choose another host",
+        )
