@@ -83,6 +83,19 @@ class Book:
             self._enough.set()
         return await done
 
+    async def stand_alone(self) -> None:
+        """Return if this broker is known to be alone with its store; raise StoreError, and stop serving, if not.
+
+        What is decided without writing anything down asks here, or a broker over an old copy could go on for ever.
+        """
+        if self._failed is None and time.monotonic() - self._counter_read >= COUNTER_SECONDS:
+            try:
+                await asyncio.get_running_loop().run_in_executor(self._disk, lambda: self._check_alone(force=False))
+            except Exception as error:  # noqa: BLE001  whatever it is, the store may be an old copy
+                self._fail(error, ())  # A commit that is on its way fails by itself.
+        if self._failed is not None:
+            raise StoreError("the broker's store failed earlier") from self._failed
+
     async def close(self) -> None:
         """Finish what is queued and stop."""
         while self._queue and self._failed is None:

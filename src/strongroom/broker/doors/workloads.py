@@ -147,6 +147,7 @@ class WorkloadsDoor:
     async def renew(self, session: Session, body: bytes) -> dict[str, Any]:
         """Renew the lease if every policy still holds; only a refusal changes anything, so only it is written down."""
         Message.parse(body)
+        await self._desk.book.stand_alone()  # A clone may have taken the revocation that this broker never heard of.
         ruling = await self._rule(session, self._job(session), "renewal of the lease")
         return {"lease": ruling.lease.total_seconds()}
 
