@@ -213,6 +213,7 @@ class SparkJobEngine(JobEngine):
         **parts: Any,  # noqa: ANN401
     ) -> None:
         super().__init__(**parts)
+        self._verify_tables()
         self._members = members
         self._address = address
         self._on_event = on_event
@@ -262,6 +263,16 @@ class SparkJobEngine(JobEngine):
             self.read(name).createOrReplaceTempView(name)
         self._timings["spark-start"] = time.monotonic() - started
         self._on_event("spark-started", seconds=self._timings["spark-start"], executors=self.spec.workers)
+
+    def _verify_tables(self) -> None:
+        """Open every file's footer under the keys of its own dataset alone.
+
+        Executors ask for keys by the id that a file names. An owner could sign for a copy of another owner's
+        ciphertext, and have it read under that owner's keys and its own policy. They check each footer's digest.
+        """
+        for name in self.tables:
+            location, keys = Path(self.spec.inputs[name].location), self.ring.dataset(name)
+            open_table(location, keys, manifest=self.manifests[name], columns=self.columns[name])
 
     def read(self, name: str) -> Any:  # noqa: ANN401
         """Return the input as a Spark DataFrame."""
