@@ -46,7 +46,7 @@ def to_text(value: bytes) -> str:
 
 def parse_text(text: str) -> bytes:
     """Return the bytes of ``sha256:<hex>`` or ``sha384:<hex>``."""
-    if not _TEXT.match(text):
+    if not _TEXT.fullmatch(text):
         raise DigestError(f"not a digest: {text[:80]!r}", hint="write sha256: followed by 64 lower-case hex digits")
     return bytes.fromhex(text.partition(":")[2])
 

@@ -45,7 +45,7 @@ class PartyId:
     @classmethod
     def parse(cls, text: str) -> Self:
         """Return the id written as ``name:<32 hex digits>``; raise StatementError otherwise."""
-        if not isinstance(text, str) or not _PARTY.match(text):
+        if not isinstance(text, str) or not _PARTY.fullmatch(text):
             raise StatementError(
                 f"not a party id: {str(text)[:80]!r}",
                 hint="a party id is name:<32 hex digits>, as `strongroom identity` prints it",
