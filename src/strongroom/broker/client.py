@@ -258,7 +258,8 @@ class BrokerClient:
         """Replace a dataset's policy by a newer version; ``key`` is its owner's."""
         if VerifyKey(policy.signer).fingerprint != key.party.fingerprint:
             raise EvidenceError(f"the policy is not signed by {key.party}", step="signer")
-        return _receipt(self._line.call("/v1/policies", {"policy": policy.encode()}, again=True))
+        fields = {"policy": policy_digest(verify_policy(policy))}
+        return _receipt(self._order("/v1/policies", Order.POLICY, fields, key, more={"policy": policy.encode()}))
 
     def revoke(self, dataset: str, reason: str, key: SigningKey, *, version: int = 0) -> Receipt:
         """Revoke one version of a dataset, or (0) every version registered now; it cannot be undone."""

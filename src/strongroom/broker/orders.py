@@ -23,6 +23,7 @@ class Order(StrEnum):
 
     REGISTER = "registration-order"
     ADOPT = "adoption-order"
+    POLICY = "policy-order"
     REVOKE = "revocation-order"
     APPROVE = "approval-order"
     PENDING = "pending-order"
@@ -32,6 +33,7 @@ class Order(StrEnum):
 _FIELDS: Mapping[Order, tuple[str, ...]] = {
     Order.REGISTER: ("manifest", "policy", "sealed_key"),
     Order.ADOPT: ("output", "manifest", "policy"),
+    Order.POLICY: ("policy",),
     Order.REVOKE: ("dataset", "version", "reason"),
     Order.APPROVE: ("output", "digest"),
     Order.PENDING: (),

@@ -143,12 +143,17 @@ class OwnersDoor:
         return {"dataset": dataset.key, "index": written.index}
 
     async def update_policy(self, body: bytes) -> dict[str, Any]:
-        """Replace a dataset's policy by a newer version signed by the same owner."""
-        statement = Message.parse(body, "policy").statement("policy")
+        """Replace a dataset's policy by a newer version of the same owner, who orders it of this broker and now.
+
+        A policy alone names no broker: one signed for a trial must not be carried here by somebody who has a copy.
+        """
+        message = Message.parse(body, "order", "policy")
+        order, owner = self._desk.take_order(message.statement("order"), kind=Order.POLICY)
+        statement = message.statement("policy")
         policy = verify_policy(statement)
-        owner = self._desk.state.member(policy.owner.fingerprint)
-        known = self._desk.state.newest.get(policy.dataset)
-        if owner is None or known is None:
+        if order.text("policy") != policy_digest(policy):
+            raise MalformedRequestError("the order was signed for another policy")
+        if policy.dataset not in self._desk.state.newest:
             raise ConflictError(f"no dataset {policy.dataset!r} of {policy.owner} is registered")
         self._admit_policy(policy, owner, dataset=policy.dataset)
         written = await self._desk.write(
