@@ -149,3 +149,22 @@ def test_python_job_is_not_run_by_spark_and_an_estimator_is_no_file(world):
     program = 'from strongroom.workload import room\nroom.save(object(), "model")\n'
     with pytest.raises(StrongroomError, match="cannot save a object"):
         world.learn(program, outputs={"model": "files"})
+
+
+def test_scikit_learn_uses_several_processes_inside(world):
+    program = dedent("""
+        import pyarrow as pa
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.model_selection import cross_val_score
+        from strongroom.workload import room
+
+        table = room.sql("SELECT * FROM biopsies JOIN findings USING (biopsy) ORDER BY biopsy").to_pandas()
+        values = table[["mean_radius", "mean_texture"]]
+        alone = cross_val_score(LogisticRegression(), values, table["benign"], cv=3)
+        together = cross_val_score(LogisticRegression(), values, table["benign"], cv=3, n_jobs=2)
+        room.write(pa.table({"alone": alone, "together": together}), "scores")
+    """)
+    report = world.learn(program, outputs={"scores": "table"})
+    scores = world.fetch(report, "scores")
+    assert len(scores) == 3
+    assert [row["alone"] for row in scores] == [row["together"] for row in scores]
