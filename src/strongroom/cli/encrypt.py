@@ -9,12 +9,14 @@ import click
 
 from strongroom.cli.screen import Screen
 from strongroom.cli.verb import home_option, password_option, verb
+from strongroom.errors import UsageError
 
 
 @verb(
     examples=(
         "strongroom encrypt flights.csv --dataset flights --to encrypted/flights",
         "strongroom encrypt 2025/*.parquet --dataset claims --version 2 --to encrypted/claims-2",
+        "strongroom encrypt model/ --files --dataset tumour-model --to encrypted/tumour-model",
         "strongroom encrypt claims.csv --dataset claims --to claims/ \\",
         "    --custody 'openbao://bao.example:8200/transit/claims?ca=ca.pem&token_file=token'",
     )
@@ -23,6 +25,7 @@ from strongroom.cli.verb import home_option, password_option, verb
 @click.option("--to", "target", required=True, type=click.Path(path_type=Path), metavar="DIR", help="A new directory.")
 @click.option("--dataset", required=True, help="The dataset's name.")
 @click.option("--version", type=click.IntRange(min=1), default=1, show_default=True, help="The dataset's version.")
+@click.option("--files", "as_files", is_flag=True, help="SOURCE is one folder; encrypt its files as they are.")
 @click.option("--column", "columns", multiple=True, metavar="NAME", help="Take this column only; repeat it for more.")
 @click.option("--null", "nulls", multiple=True, metavar="TEXT", help="A CSV text that means no value, such as NA.")
 @click.option(
@@ -41,15 +44,17 @@ def encrypt(
     target: Path,
     dataset: str,
     version: int,
+    as_files: bool,
     columns: tuple[str, ...],
     nulls: tuple[str, ...],
     custody_uri: str | None,
     home: Path,
     password: Callable[[], bytes],
 ) -> None:
-    """Encrypt tables into a new dataset directory.
+    """Encrypt tables into a new dataset directory, or the files of a folder as they are.
 
-    SOURCE is a file or a folder of CSV, JSON lines, Parquet, ORC or Arrow.
+    SOURCE is a file or a folder of CSV, JSON lines, Parquet, ORC or Arrow; with --files, a folder of files of any kind,
+    such as a model's.
 
     It happens on this machine, streaming: each column under its own key, the data key wrapped by the master key, the
     manifest signed by the owner. The directory may then be stored anywhere.
@@ -62,16 +67,23 @@ def encrypt(
     owner = Owner.at_home(place, password=password)
     custody = open_custody(custody_uri or place.default_custody, password=password)
     with screen.progress(f"encrypt {dataset}") as advance:
-        manifest = owner.encrypt(
-            sources,
-            target,
-            dataset=dataset,
-            version=version,
-            custody=custody,
-            columns=columns or None,
-            nulls=("", *nulls),
-            progress=advance,
-        )
+        if as_files:
+            if len(sources) != 1 or columns or nulls:
+                raise UsageError("--files takes one folder, and no columns or nulls", hint="encrypt each by itself")
+            manifest = owner.encrypt_files(
+                sources[0], target, dataset=dataset, version=version, custody=custody, progress=advance
+            )
+        else:
+            manifest = owner.encrypt(
+                sources,
+                target,
+                dataset=dataset,
+                version=version,
+                custody=custody,
+                columns=columns or None,
+                nulls=("", *nulls),
+                progress=advance,
+            )
     screen.result(
         {
             "dataset": manifest.dataset,

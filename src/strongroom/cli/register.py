@@ -9,12 +9,14 @@ import click
 
 from strongroom.cli.screen import Screen
 from strongroom.cli.verb import broker_option, home_option, password_option, verb
+from strongroom.errors import UsageError
 
 
 @verb(
     examples=(
         "strongroom register encrypted/flights --policy policy.signed.json",
         "strongroom register --policy policy-2.signed.json",
+        "strongroom register train.job/results/model-1a2b --output 7c1e.../model --policy model.signed.json",
     )
 )
 @click.argument("directory", required=False, type=click.Path(exists=True, file_okay=False, path_type=Path))
@@ -26,6 +28,11 @@ from strongroom.cli.verb import broker_option, home_option, password_option, ver
     metavar="FILE",
     help="The signed policy, from `strongroom permit --to`.",
 )
+@click.option(
+    "--output",
+    metavar="JOB/NAME",
+    help="DIRECTORY holds this output of a job, which stays inside: make it a dataset of yours.",
+)
 @broker_option
 @home_option
 @password_option
@@ -34,6 +41,7 @@ def register(
     *,
     directory: Path | None,
     policy_file: Path,
+    output: str | None,
     broker: str | None,
     home: Path,
     password: Callable[[], bytes],
@@ -48,6 +56,8 @@ def register(
     from strongroom.policy import policy_digest, verify_policy
     from strongroom.statements import Statement
 
+    if output is not None and directory is None:
+        raise UsageError("an output needs its directory", hint="the job's report says where its outputs lie")
     place = Home(home)
     trusted = place.broker(broker)
     policy = Statement.decode(policy_file.read_bytes())
@@ -58,7 +68,9 @@ def register(
     client = owner.attest_broker(trusted.url)
     try:
         client.enrol_member(place.identity_statement())
-        if directory is None:
+        if output is not None and directory is not None:
+            owner.adopt(output, directory, policy=policy, broker=client)
+        elif directory is None:
             owner.update_policy(policy, broker=client)
         else:
             owner.register(directory, broker=client, policy=policy, password=password)

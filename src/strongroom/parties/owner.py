@@ -83,6 +83,16 @@ class Owner:
             progress=progress,
         )
 
+    def encrypt_files(
+        self, source: Path, target: Path, *, dataset: str, version: int, custody: Custody, progress: Progress = silent
+    ) -> Manifest:
+        """Encrypt every file under the directory ``source``, a model's for example, into the new ``target``."""
+        from strongroom.envelope.files import encrypt_files
+
+        return encrypt_files(
+            source, target, dataset=dataset, version=version, owner=self.key, custody=custody, progress=progress
+        )
+
     def permit(self, text: str) -> Statement:
         """Return the data-use policy in the TOML ``text``, signed; raise PolicyError with all that is wrong."""
         return sign_policy(parse_policy_toml(text), self.key)
