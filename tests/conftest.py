@@ -13,6 +13,7 @@ from hypothesis import settings
 
 settings.register_profile("strongroom", deadline=None)  # a busy machine is not a failure; pytest has a timeout
 settings.load_profile("strongroom")
+_SLOW_SECONDS = 1200  # a cluster on a busy machine
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -24,11 +25,13 @@ if TYPE_CHECKING:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep tests that start heavy servers on one worker process, one after the other."""
+    """Keep tests that start heavy servers on one worker process, one after the other; give slow ones their time."""
     for item in items:
         for name in ("spark", "openbao"):
             if item.get_closest_marker(name):
                 item.add_marker(pytest.mark.xdist_group(name))
+        if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(_SLOW_SECONDS))
 
 
 @pytest.fixture(scope="session")
