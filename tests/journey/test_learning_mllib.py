@@ -93,9 +93,9 @@ def test_pipeline_that_left_as_files_predicts_what_the_plain_one_predicts_outsid
             target = tmp_path / str(number) / name
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(data)
-        loaded = load_model(spark, tmp_path / str(number))
+        pipeline = load_model(spark, tmp_path / str(number))
         frame = spark.createDataFrame(breast_cancer().to_pandas())
-        predicted.append([row.probability[1] for row in loaded.transform(frame).orderBy("biopsy").collect()])
+        predicted.append([row.probability[1] for row in pipeline.transform(frame).orderBy("biopsy").collect()])
     assert len(predicted[0]) == 569
     assert predicted[0] == pytest.approx(predicted[1], rel=1e-9)
     assert loaded == pytest.approx(predicted[1], rel=1e-9)
