@@ -33,11 +33,13 @@ inputs = st.builds(
 outputs = st.builds(
     JobOutput,
     recipients=st.lists(parties, min_size=1, max_size=3, unique_by=lambda party: party.fingerprint).map(tuple),
+    kind=st.sampled_from(["table", "files", "kept-files"]),
+    version=st.integers(1, 10**9),
 )
 drafts = st.builds(
     JobDraft,
     name=names,
-    kind=st.just("spark"),
+    kind=st.sampled_from(["spark", "python"]),
     purpose=words,
     inputs=st.dictionaries(names, inputs, min_size=1, max_size=3),
     outputs=st.dictionaries(names, outputs, min_size=1, max_size=3),

@@ -53,6 +53,10 @@ def policies(draw: st.DrawFn) -> dict[str, Any]:
         outputs["approvals"] = {"needed": draw(st.integers(1, len(of))), "of": of}
     if draw(st.booleans()):
         outputs["max_rows"] = draw(st.integers(1, 10**9))
+    if draw(st.booleans()):
+        outputs["files"] = {"recipients": draw(_lists(parties)), "max_bytes": draw(st.integers(1, 1 << 40))}
+        if draw(st.booleans()):
+            outputs["files"]["owner"] = draw(parties)
     document: dict[str, Any] = {
         "dataset": draw(names),
         "version": draw(st.integers(1, 10**9)),

@@ -14,6 +14,7 @@ from strongroom.policy import (
     ApprovalRule,
     Columns,
     DatasetRules,
+    FileRules,
     DataUsePolicy,
     Facts,
     FusedPolicy,
@@ -76,6 +77,15 @@ def data_use_policies(draw: st.DrawFn) -> DataUsePolicy:
             ),
             approvals=ApprovalRule(needed=draw(st.integers(1, len(of))), of=of) if of else ApprovalRule(),
             max_rows=draw(st.none() | st.integers(1, 100)),
+            files=draw(
+                st.none()
+                | st.builds(
+                    FileRules,
+                    recipients=some_parties,
+                    owner=st.none() | some_parties.filter(bool).map(lambda those: those[0]),
+                    max_bytes=st.integers(1, 100),
+                )
+            ),
         ),
     )
 
@@ -120,6 +130,11 @@ def test_fused_policy_is_never_wider_than_one_of_its_policies(policies: list[Dat
         assert fused.lease <= policy.lease
         assert policy.not_before is None or (fused.not_before is not None and fused.not_before >= policy.not_before)
         assert outputs.max_rows is None or (fused.max_rows is not None and fused.max_rows <= outputs.max_rows)
+        if fused.files is not None:
+            assert outputs.files is not None
+            assert set(fused.files.recipients) <= set(outputs.files.recipients)
+            assert fused.files.max_bytes <= outputs.files.max_bytes
+            assert fused.files.owner is None or fused.files.owner == outputs.files.owner
         assert rule.group_size >= outputs.minimum_group.size
         assert fused.minimum_group.size >= outputs.minimum_group.size
         assert outputs.minimum_group.unit is None or outputs.minimum_group.unit in rule.units
