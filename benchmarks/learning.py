@@ -38,7 +38,7 @@ Trained = Mapping[str, tuple[float, float]]
 
 def run(options: Options) -> Report:
     """Train inside and outside, turn about; return medians and whether both found the same."""
-    rounds = 1 if options.quick else 5
+    rounds = 1 if options.quick else 3
     here = Path(__file__).parent
     seconds: dict[tuple[str, str], list[float]] = defaultdict(list)
     numbers: dict[tuple[str, str], float] = {}

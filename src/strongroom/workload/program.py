@@ -84,8 +84,18 @@ def run_confined(source: bytes, room: Room, *, writable: Iterable[Path], keep_tc
         thread = threading.Thread(target=run, name="program")
         thread.start()
         thread.join()
+        _end_helpers()
     if failures:
         raise failures[0]
+
+
+def _end_helpers() -> None:
+    """End the processes that scikit-learn's job library keeps for later, and remove what they share in memory."""
+    pool = sys.modules.get("joblib.externals.loky.reusable_executor")
+    if pool is not None and pool._executor is not None:
+        pool._executor.shutdown(wait=True, kill_workers=True)
+    for shared in Path("/dev/shm").glob(f"sem.loky-{os.getpid()}-*"):  # noqa: S108  its own, by its number
+        shared.unlink(missing_ok=True)
 
 
 @contextmanager
