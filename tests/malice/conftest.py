@@ -130,3 +130,9 @@ def files_at_rest(_pristine_files, tmp_path):
 def older_table(tmp_path, table_at_rest):
     """Version 1 of the same table, signed by the same owner and encrypted under the same data key."""
     return build_table(tmp_path / "older", owner=table_at_rest.owner, dek=table_at_rest.dek, version=1, raises=-5000)
+
+
+@pytest.fixture
+def other_rows(tmp_path, table_at_rest):
+    """Other rows as the same version, signed by the same owner and encrypted under the same data key."""
+    return build_table(tmp_path / "other", owner=table_at_rest.owner, dek=table_at_rest.dek, raises=7)

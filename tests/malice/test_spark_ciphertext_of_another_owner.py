@@ -20,7 +20,7 @@ def engine_over(name, location, owner, ring):
     """Return a Spark engine with one input, before anything of Spark was started."""
     engine = SparkJobEngine.__new__(SparkJobEngine)
     wanted = SimpleNamespace(owner=owner, location=str(location))
-    manifest = input_manifest(name, wanted, ring.dataset(name))
+    manifest = input_manifest(wanted, keys=ring.dataset(name), content=ring.content(name))
     engine.spec, engine.ring = SimpleNamespace(inputs={name: wanted}), ring
     engine.manifests, engine.tables, engine.columns = {name: manifest}, (name,), {name: manifest.columns}
     return engine
@@ -28,7 +28,7 @@ def engine_over(name, location, owner, ring):
 
 def test_table_under_its_own_keys_is_accepted(table_at_rest):
     ring, keys = KeyRing(), table_at_rest.keys()
-    ring.hold({"people": keys}, output=None)
+    ring.hold({"people": keys}, contents={"people": table_at_rest.manifest.content}, output=None)
     engine_over("people", table_at_rest.directory, table_at_rest.owner.party, ring)._verify_tables()
 
 
@@ -50,7 +50,8 @@ def test_copied_ciphertext_is_refused_although_its_key_is_in_the_same_ring(table
     write_manifest(copy, manifest)
     mine = DatasetKeys.from_dek(DataKey.generate(), dataset="mine", version=1, columns=manifest.columns)
     ring = KeyRing()
-    ring.hold({"people": table_at_rest.keys(), "mine": mine}, output=None)
+    contents = {"people": table_at_rest.manifest.content, "mine": manifest.content}
+    ring.hold({"people": table_at_rest.keys(), "mine": mine}, contents=contents, output=None)
     assert ring.find("people@2/footer") is not None  # what an executor would be given for the copied file
     with pytest.raises(StrongroomError):
         engine_over("mine", copy, thief.party, ring)._verify_tables()

@@ -51,6 +51,7 @@ class Dataset:
     kind: str
     columns: tuple[str, ...]
     manifest_digest: str
+    content: str
     dek: DataKey
 
     @property
@@ -71,6 +72,7 @@ class Dataset:
                 "kind": self.kind,
                 "columns": list(self.columns),
                 "manifest_digest": self.manifest_digest,
+                "content": self.content,
                 "dek": base64.b64encode(reveal(self.dek)).decode(),
             },
         )
@@ -87,6 +89,7 @@ class Dataset:
             kind=value["kind"],
             columns=tuple(value["columns"]),
             manifest_digest=value["manifest_digest"],
+            content=value["content"],
             dek=DataKey(base64.b64decode(value["dek"])),
         )
 

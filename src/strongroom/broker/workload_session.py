@@ -34,10 +34,12 @@ from strongroom.statements import PartyId
 class Release:
     """What the broker released: keys by dataset, the job's output key, the fused policy and the lease.
 
+    ``contents`` maps each dataset to the digest of the data that its owner registered (``Manifest.content``).
     ``recipients`` (fingerprint to KEM public key) is there for egress alone, which in turn gets no key of an input.
     """
 
     datasets: Mapping[str, DatasetKeys]
+    contents: Mapping[str, str]
     output: DataKey
     policy: FusedPolicy
     recipients: Mapping[str, bytes]
@@ -130,7 +132,7 @@ class WorkloadSession:
             )
             sealed = decode64(str(answer["sealed"]), name="the sealed keys")
             plain = ReleaseSeal(self._secret, session=self._id).open(sealed, counter=self._counter, terms=terms)
-        bundles, output, encoded, recipients = cbor2.loads(plain)
+        bundles, output, encoded, recipients, contents = cbor2.loads(plain)
         policy = FusedPolicy.decode(encoded)
         if not same(policy.digest.encode(), str(answer["policy_digest"]).encode()):
             raise EnvelopeError("the released policy is not the one that the keys are bound to")
@@ -140,6 +142,7 @@ class WorkloadSession:
             raise EnvelopeError("the broker released keys of something else than it says")
         return Release(
             datasets={one.dataset: one for one in keys},
+            contents=contents,
             output=DataKey(output),
             policy=policy,
             recipients=recipients,

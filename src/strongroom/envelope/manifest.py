@@ -16,14 +16,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from strongroom.digests import frame, to_text
+from strongroom.digests import digest, frame, to_text
 from strongroom.envelope.custody import Custody
 from strongroom.envelope.footer import TamperedDataError
 from strongroom.envelope.keys import DataKey
 from strongroom.envelope.names import MAX_VERSION, parse_column, parse_dataset
 from strongroom.envelope.staging import replace_file
 from strongroom.errors import EnvelopeError, StrongroomError
-from strongroom.statements import MAX_STATEMENT_BYTES, PartyId, SigningKey, Statement, VerifyKey, sign
+from strongroom.statements import MAX_STATEMENT_BYTES, PartyId, SigningKey, Statement, VerifyKey, canonical_json, sign
 
 MANIFEST_FILE = "manifest.json"
 _KIND = "manifest"
@@ -96,6 +96,23 @@ class Manifest:
     def digest(self) -> str:
         """Return the digest of exactly what was signed, as ``sha256:<hex>``."""
         return to_text(self.statement.digest)
+
+    @property
+    def content(self) -> str:
+        """Return the digest of the data it describes, as ``sha256:<hex>``; every revision of it has the same.
+
+        It covers dataset, version, owner, kind, schema and files, and neither custody nor the wrapped key
+        (spec/1-encrypted-dataset.md §5).
+        """
+        described = {
+            "dataset": self.dataset,
+            "version": self.version,
+            "owner": str(self.owner),
+            "kind": self.kind,
+            "schema": [{"name": column.name, "type": column.type} for column in self.schema],
+            "files": [_file_payload(entry) for entry in self.files],
+        }
+        return to_text(digest("strongroom/dataset-content/v1", canonical_json(described)))
 
 
 class _File(BaseModel):

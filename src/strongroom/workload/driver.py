@@ -121,7 +121,7 @@ class Driver:
             )
             asked = seconds_now()
             release = session.release(sorted(spec.inputs))
-        self._ring.hold(release.datasets, output=release.output)
+        self._ring.hold(release.datasets, contents=release.contents, output=release.output)
         self._tell("keys-released", seconds=self._timings["key-release"], datasets=sorted(release.datasets))
         lease = LeaseKeeper(session.renew, seconds=release.lease_seconds, asked=asked, on_lost=self._stop_now)
         lease.start()

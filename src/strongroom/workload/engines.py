@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from strongroom.attestation.roles import Role
+from strongroom.digests import same
 from strongroom.envelope.files import open_files
+from strongroom.envelope.footer import TamperedDataError
 from strongroom.envelope.manifest import Manifest, read_manifest, verify_manifest
 from strongroom.envelope.table import open_table
 from strongroom.errors import EnvelopeError, RefusedError, UsageError
@@ -63,7 +65,8 @@ class JobEngine:
         self.outbox.mkdir(parents=True, exist_ok=True)
         self.signer = SigningKey.generate(name="driver")
         self.manifests = {
-            name: input_manifest(name, wanted, ring.dataset(name)) for name, wanted in spec.inputs.items()
+            name: input_manifest(wanted, keys=ring.dataset(name), content=ring.content(name))
+            for name, wanted in spec.inputs.items()
         }
         self.tables = tuple(name for name, manifest in self.manifests.items() if manifest.kind == "table")
         # In the owner's order, not that of the keys.
@@ -374,13 +377,22 @@ def open_engine(
     return EmbeddedJobEngine(**parts)
 
 
-def input_manifest(name: str, wanted: JobInput, keys: DatasetKeys) -> Manifest:
-    """Return an input's verified manifest; raise EnvelopeError unless it is of the released dataset and version."""
+def input_manifest(wanted: JobInput, *, keys: DatasetKeys, content: str) -> Manifest:
+    """Return an input's verified manifest; raise EnvelopeError unless it describes the very data that was registered.
+
+    ``content`` is what the broker says of the dataset that ``keys`` open (``Manifest.content``).
+    """
     manifest = verify_manifest(read_manifest(Path(wanted.location)), owner=wanted.owner)
-    if (manifest.dataset, manifest.version) != (name, keys.version):
+    if (manifest.dataset, manifest.version) != (keys.dataset, keys.version):
         raise EnvelopeError(
             f"{wanted.location} holds {manifest.dataset}@{manifest.version}, "
-            f"the released keys are of {name}@{keys.version}",
+            f"the released keys are of {keys.dataset}@{keys.version}",
             hint="give the location of the version that the owner registered last",
+        )
+    if not same(manifest.content.encode(), content.encode()):
+        raise TamperedDataError(
+            f"{wanted.location} holds other data than the owner registered as {keys.dataset}@{keys.version}: "
+            f"{manifest.content}, registered is {content}",
+            hint="fetch the registered files again; changed data is registered as a new version",
         )
     return manifest

@@ -22,16 +22,18 @@ class KeyRing:
 
     def __init__(self) -> None:
         self._datasets: dict[str, DatasetKeys] = {}
+        self._contents: dict[str, str] = {}
         self._output: DataKey | None = None
         self._withdrawn = ""
         self._lock = threading.Lock()
 
-    def hold(self, datasets: Mapping[str, DatasetKeys], *, output: DataKey | None) -> None:
-        """Take in released keys; a later release replaces an earlier one of the same dataset."""
+    def hold(self, datasets: Mapping[str, DatasetKeys], *, contents: Mapping[str, str], output: DataKey | None) -> None:
+        """Take in released keys and what they are for; a later release replaces an earlier one of the same dataset."""
         with self._lock:
             if self._withdrawn:
                 raise KeysWithdrawnError(self._withdrawn)
             self._datasets.update(datasets)
+            self._contents.update(contents)
             self._output = output or self._output
 
     def dataset(self, name: str) -> DatasetKeys:
@@ -41,6 +43,14 @@ class KeyRing:
             if name not in self._datasets:
                 raise EnvelopeError(f"no key of dataset {name!r} was released to this process")
             return self._datasets[name]
+
+    def content(self, name: str) -> str:
+        """Return the digest of the data that the owner of the dataset called ``name`` registered."""
+        with self._lock:
+            self._check()
+            if name not in self._contents:
+                raise EnvelopeError(f"the broker did not say which data dataset {name!r} is")
+            return self._contents[name]
 
     def output(self, name: str, columns: tuple[str, ...]) -> DatasetKeys:
         """Return the keys under which this job writes its output ``name``."""

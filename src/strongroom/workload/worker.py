@@ -141,7 +141,7 @@ class Worker(Member):
         )
         asked = seconds_now()
         release = session.release(sorted(spec.inputs))
-        self._ring.hold(release.datasets, output=release.output)
+        self._ring.hold(release.datasets, contents=release.contents, output=release.output)
         LeaseKeeper(session.renew, seconds=release.lease_seconds, asked=asked, on_lost=self._lose).start()
         self.channel.send({"type": "keys-released", "seconds": time.monotonic() - started})
         with KeyAgent(self._ring.find, directory=self.scratch) as agent:

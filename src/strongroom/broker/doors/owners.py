@@ -292,6 +292,7 @@ class OwnersDoor:
             kind=manifest.kind,
             columns=manifest.columns,
             manifest_digest=manifest.digest,
+            content=manifest.content,
             dek=dek,
         )
 

@@ -318,8 +318,9 @@ class WorkloadsDoor:
         released = [] if role is Role.EGRESS else asked  # Egress sees outputs, so it gets no key of an input.
         granted = tuple((dataset.name, dataset.version, grant.policy_digest) for dataset, grant in asked)
         bundles = [_bundle(dataset, grant) for dataset, grant in released]
+        contents = {dataset.name: dataset.content for dataset, _ in released}
         return Parcel(
-            plain=cbor2.dumps([bundles, reveal(job.output_key), fused.encode(), dict(recipients)]),
+            plain=cbor2.dumps([bundles, reveal(job.output_key), fused.encode(), dict(recipients), contents]),
             granted=granted,
             policy_digest=fused.digest,
             terms=release_terms(job_digest=parse_text(job.digest), datasets=granted, policy_digest=fused.digest),
