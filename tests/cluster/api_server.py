@@ -36,8 +36,14 @@ SUBMITTER_RULES: dict[str, set[str]] = {
     "pods/log": {"get"},
     "pods/portforward": {"get", "create"},
     "events": {"list"},
-    "configmaps": {"create"},
+    "configmaps": {"create", "get", "list", "patch", "delete"},
     "networkpolicies": {"create"},
+}
+KEEPER_RULES: dict[str, set[str]] = {
+    "pods": {"get", "list", "watch", "create", "delete"},
+    "pods/log": {"get"},
+    "events": {"list"},
+    "configmaps": {"get", "patch"},
 }
 
 
