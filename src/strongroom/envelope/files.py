@@ -31,6 +31,7 @@ from strongroom.envelope.manifest import (
     verify_files,
     write_manifest,
 )
+from strongroom.envelope.names import parse_owned_dataset
 from strongroom.envelope.progress import Progress, silent
 from strongroom.envelope.staging import staged_directory
 from strongroom.errors import EnvelopeError
@@ -102,7 +103,7 @@ def encrypt_files(
     """
     originals = _collect(Path(source))
     dek = DataKey.generate()
-    keys = DatasetKeys.for_files(dek, dataset=dataset, version=version)
+    keys = DatasetKeys.for_files(dek, dataset=parse_owned_dataset(dataset), version=version)
     try:
         wrapped = custody.wrap(dek, context=custody_context(dataset, version))
         with staged_directory(target) as staging:

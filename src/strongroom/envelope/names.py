@@ -10,7 +10,9 @@ import re
 
 from strongroom.errors import EnvelopeError
 
+OUTPUT_PREFIX = "output."
 MAX_VERSION = (1 << 53) - 1
+_OWNED = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 _DATASET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _MAX_COLUMN_BYTES = 255
 _RESERVED = ":;,"
@@ -26,6 +28,19 @@ def parse_dataset(name: str) -> str:
         raise BadNameError(
             f"not a dataset name: {str(name)[:80]!r}",
             hint="use 1 to 128 letters, digits, dots, dashes or underscores, starting with a letter or digit",
+        )
+    return name
+
+
+def parse_owned_dataset(name: str) -> str:
+    """Return ``name`` if an owner may call a dataset so, and policies and jobs can; raise BadNameError otherwise.
+
+    So no owner's dataset is called ``output.NAME``, as a job's output NAME is on its way to egress.
+    """
+    if not isinstance(name, str) or _OWNED.fullmatch(name) is None:
+        raise BadNameError(
+            f"no policy could name a dataset {str(name)[:80]!r}",
+            hint="use 1 to 63 of a-z, 0-9, - and _, starting with a letter",
         )
     return name
 

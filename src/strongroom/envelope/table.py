@@ -29,7 +29,7 @@ from strongroom.envelope.manifest import (
     verify_files,
     write_manifest,
 )
-from strongroom.envelope.names import parse_column
+from strongroom.envelope.names import parse_column, parse_owned_dataset
 from strongroom.envelope.parquet_crypto import dataset_decryption, decryption, encryption, give_up, try_column_keys
 from strongroom.envelope.progress import Progress, silent
 from strongroom.envelope.sources import open_sources, plain_schema
@@ -90,7 +90,7 @@ def encrypt_table(
     schema, order = _choose(source.schema, columns, dict(rename or {}))
     described = describe_schema(schema)
     dek = DataKey.generate()
-    keys = DatasetKeys.from_dek(dek, dataset=dataset, version=version, columns=schema.names)
+    keys = DatasetKeys.from_dek(dek, dataset=parse_owned_dataset(dataset), version=version, columns=schema.names)
     try:
         wrapped = custody.wrap(dek, context=custody_context(dataset, version))
         chosen = (

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Mapping
 
 from strongroom.envelope.keys import DataKey, DatasetKeys
+from strongroom.envelope.names import OUTPUT_PREFIX
 from strongroom.errors import EnvelopeError
 
 
@@ -74,8 +75,8 @@ class KeyRing:
         Raises EnvelopeError if it was not released, KeysWithdrawnError if everything was wiped.
         """
         dataset, _, rest = key_id.partition("@")
-        if dataset.startswith(_OUTPUT_PREFIX):
-            name = dataset.removeprefix(_OUTPUT_PREFIX)
+        if dataset.startswith(OUTPUT_PREFIX):
+            name = dataset.removeprefix(OUTPUT_PREFIX)
             column = rest.partition("/column/")[2]
             return self.output(name, (column,) if column else ()).key(key_id)
         with self._lock:
@@ -109,9 +110,6 @@ class KeyRing:
             raise KeysWithdrawnError(self._withdrawn)
 
 
-_OUTPUT_PREFIX = "output."
-
-
 def output_dataset(name: str) -> str:
     """Return the dataset name under which a job's output ``name`` is encrypted on its way to egress."""
-    return f"{_OUTPUT_PREFIX}{name}"
+    return f"{OUTPUT_PREFIX}{name}"

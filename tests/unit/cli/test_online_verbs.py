@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -11,9 +12,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
-from strongroom.cli.journey import run
+from strongroom.cli.journey import INTERRUPTED, run
 from strongroom.parties.operator import Operator
 
 Told = pytest.CaptureFixture[str]
@@ -142,6 +144,87 @@ def test_journey_from_plaintext_to_result_and_to_revocation(town: Town, capsys: 
     assert answer(town.words("revoke", "people", "--reason", "over"), capsys)["revoked"] is True
     after = answer(town.words("submit", town.file("study.toml"), *submit, who="lab"), capsys, code=3)
     assert any("revoked" in reason for reason in after["error"]["reasons"])
+
+
+ENDLESS = """\
+SELECT a.city, count(*) AS n, sum(a.id * b.id + c.id * d.id) AS noise
+FROM visits AS a CROSS JOIN visits AS b CROSS JOIN visits AS c CROSS JOIN visits AS d GROUP BY a.city
+"""
+
+
+def test_ctrl_c_while_a_submitted_job_runs_ends_all_of_it_and_says_only_that(town: Town, capsys: Told) -> None:
+    """A terminal sends Ctrl-C to the verb and to everything it started, at the same moment."""
+    clinic, lab = party(town, "clinic", capsys), party(town, "lab", capsys)
+    Path(town.file("visits.csv")).write_text("id,city\n" + "".join(f"{n},c{n % 3}\n" for n in range(3000)))
+    Path(town.file("endless.sql")).write_text(ENDLESS)
+    answer(town.words("encrypt", town.file("visits.csv"), "--dataset", "visits", "--to", town.file("visits")), capsys)
+    reference = answer(["broker", "list", "--home", town.file("clinic")], capsys)["brokers"][0]["measurements"]
+    Path(town.file("measured.json")).write_text(json.dumps(reference))
+    words = ["permit", town.file("v.toml"), "--init", "--dataset", "visits", "--purpose", "study", "--analyst", lab]
+    answer(town.words(*words, "--sql", "--measurements", town.file("measured.json"), "--allow-simulated"), capsys)
+    answer(town.words("permit", town.file("v.toml"), "--to", town.file("v.json")), capsys)
+    answer(town.words("register", town.file("visits"), "--policy", town.file("v.json")), capsys)
+    Path(town.file("endless.toml")).write_text(
+        'name = "endless"\nkind = "sql"\npurpose = "study"\nprogram = "endless.sql"\n'
+        f'[inputs.visits]\nowner = "{clinic}"\nlocation = "{town.file("visits")}"\ncolumns = ["id", "city"]\n'
+        f'[outputs.none]\nrecipients = ["{lab}"]\n'
+    )
+    place = town.file("endless.job")
+    submit = ["submit", town.file("endless.toml"), "--platform", town.file("platform"), "--directory", place]
+    with subprocess.Popen(
+        [sys.executable, "-m", "strongroom", *town.words(*submit, who="lab")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        assert process.stderr is not None
+        said = ""
+        for line in process.stderr:
+            said += line
+            if "program started" in line:
+                break
+        assert processes_naming(place), said
+        os.killpg(process.pid, signal.SIGINT)
+        rest = process.stderr.read()
+        assert process.wait(timeout=60) == INTERRUPTED, said + rest
+    assert rest.splitlines()[-1] == "interrupted"
+    assert "Traceback" not in said + rest
+    assert processes_naming(place) == []
+    assert not any(Path(place, "outbox").iterdir())
+
+
+def processes_naming(place: str) -> list[int]:
+    everyone = psutil.process_iter(["cmdline"])
+    return [
+        one.pid
+        for one in everyone
+        if one.pid != os.getpid()
+        and any(place in part for part in one.info["cmdline"] or ())
+        and "submit" not in one.info["cmdline"]
+    ]
+
+
+def test_full_disk_while_encrypting_is_one_sentence_and_leaves_nothing(town: Town) -> None:
+    """The system lets no file grow beyond 300 kB, as a full disk or a quota does."""
+    Path(town.file("noise.csv")).write_text(
+        "n,text\n" + "".join(f"{n},{os.urandom(40).hex()}\n" for n in range(20_000))
+    )
+    words = town.words("encrypt", town.file("noise.csv"), "--dataset", "noise", "--to", town.file("noise"), "--json")
+    limited = (
+        "import resource, signal, sys\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))\n"
+        "from strongroom.cli.journey import main\nmain(sys.argv[1:])\n"
+    )
+    command = [sys.executable, "-c", limited, *words]
+    ended = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 1, ended.stderr
+    error = json.loads(ended.stdout)["error"]
+    assert "no room left" in error["message"]
+    assert "nothing was kept" in error["hint"]
+    assert not [path for path in town.place.iterdir() if path.name.startswith((".noise", "noise/"))]
+    assert not Path(town.file("noise")).exists()
 
 
 def test_broker_started_by_the_verb_says_where_it_is_and_ends_when_told(tmp_path: Path) -> None:

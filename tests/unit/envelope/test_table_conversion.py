@@ -32,9 +32,9 @@ ROWS = pa.table(
 
 @pytest.fixture
 def encrypt(tmp_path, owner, custody):
-    def run(sources, target="out", **options):
+    def run(sources, target="out", dataset="d", **options):
         manifest = encrypt_table(
-            sources, tmp_path / target, dataset="d", version=1, owner=owner, custody=custody, **options
+            sources, tmp_path / target, dataset=dataset, version=1, owner=owner, custody=custody, **options
         )
         return manifest, open_table(tmp_path / target, custody.release(manifest), manifest=manifest).to_table()
 
@@ -246,6 +246,8 @@ def test_unknown_columns_types_and_names_are_refused(tmp_path, encrypt):
         encrypt(tmp_path / "a.csv", columns=[])
     with pytest.raises(BadNameError):
         encrypt(tmp_path / "a.csv", rename={"id": "a:b"})
+    with pytest.raises(BadNameError, match="no policy could name"):
+        encrypt(tmp_path / "a.csv", dataset="output.result")
 
 
 def test_column_that_reads_as_a_field_of_another_is_refused(tmp_path, encrypt):
