@@ -22,7 +22,9 @@ def test_revocation_between_attestation_and_release_counts(scene):
     client.revoke("weather", "found an error", scene.weather.key)
     with pytest.raises(RefusedError) as refused:
         driver.release(["flights"])
-    assert refused.value.reasons == ("weather: dataset 'weather' is revoked by its owner, must not be",)
+    assert refused.value.reasons == (
+        "weather: dataset 'weather' is revoked by its owner: nothing of it is released any more",
+    )
 
 
 def test_revocation_ends_renewal_of_every_member_and_stands_in_the_ledger(scene):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from strongroom.cli.screen import SIMULATED, Screen
+from strongroom.cli.screen import SIMULATED, Screen, merge_reasons
 from strongroom.cli.verb import verb
 
 if TYPE_CHECKING:
@@ -136,5 +136,5 @@ def _say_case(screen: Screen, case: RefusalCase) -> None:
     mark = "refused" if case.refused else "NOT REFUSED"
     where = f" (ledger entry {case.entry})" if case.entry >= 0 else ""
     screen.say(f"  {mark}: {case.case}{where}")
-    for reason in case.reasons:
+    for reason in merge_reasons(case.reasons):
         screen.say(f"           {reason}")

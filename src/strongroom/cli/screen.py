@@ -6,11 +6,13 @@ What a verb has to say goes through one :class:`Screen`. It never prints a secre
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from decimal import Decimal
 from typing import Any
 
 import click
@@ -22,6 +24,7 @@ from rich.text import Text
 from strongroom.errors import EvidenceError, RefusedError, StrongroomError
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+_LARGE = 1000  # from here on, digits before the point are the ones that count
 SIMULATED = "simulated TEE: it behaves like the real one and protects nothing"
 
 
@@ -51,14 +54,19 @@ class Screen:
             self._out.print(show(line) if isinstance(line, str) else line)
 
     def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
-        """Return a table to be printed by :meth:`result`; every cell is shown as it is, without markup."""
+        """Return a table to be printed by :meth:`result`; no cell is markup.
+
+        Numbers stand at the right, fractions with four digits that count: JSON and files have them whole.
+        """
         table = Table(
             title=title, title_justify="left", title_style="bold", header_style="bold", box=None, pad_edge=False
         )
-        for column in columns:
-            table.add_column(show(column), overflow="fold")
-        for row in rows:
-            table.add_row(*(show(str(cell)) for cell in row))
+        cells = [list(row) for row in rows]
+        for place, column in enumerate(columns):
+            numbers = bool(cells) and all(_is_number(row[place]) or row[place] is None for row in cells)
+            table.add_column(show(column), overflow="fold", justify="right" if numbers else "left")
+        for row in cells:
+            table.add_row(*(show(_cell(value)) for value in row))
         return table
 
     @contextmanager
@@ -84,7 +92,7 @@ class Screen:
         # A message may repeat its reasons below its first line, for where there is no list of them.
         message = error.message.partition("\n")[0] if reasons else error.message
         self._talk.print(Text.assemble(("error:", "bold red"), " ", show(message)))
-        for reason in reasons:
+        for reason in merge_reasons(reasons):
             self._talk.print(Text.assemble("  - ", show(reason)))
         if error.hint:
             self._talk.print(Text.assemble(("hint:", "bold"), " ", show(error.hint)))
@@ -100,6 +108,29 @@ class Screen:
 def show(text: str) -> Text:
     """Return ``text`` as it may be shown: what would steer the terminal or turn the line around is spelt out."""
     return Text(_CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text))
+
+
+def merge_reasons(reasons: Iterable[str]) -> list[str]:
+    """Return ``reasons`` with those that several datasets' policies share told once: ``flights, weather: ...``."""
+    shared: dict[str, list[str]] = {}
+    for reason in reasons:
+        dataset, colon, text = reason.partition(": ")
+        about = [dataset] if colon and re.fullmatch(r"[a-z][a-z0-9_-]*", dataset) else []
+        shared.setdefault(text if about else reason, []).extend(about)
+    return [f"{', '.join(dict.fromkeys(about))}: {text}" if about else text for text, about in shared.items()]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float | Decimal) and not isinstance(value, bool)
+
+
+def _cell(value: object) -> str:
+    """Return one cell's text for people."""
+    if value is None:
+        return ""
+    if isinstance(value, float | Decimal) and math.isfinite(value):
+        return f"{value:,.1f}" if abs(float(value)) >= _LARGE else f"{value:.4g}"
+    return str(value)
 
 
 def _colourless() -> bool | None:

@@ -86,7 +86,7 @@ def _judge_dataset(policy: DataUsePolicy, facts: Facts) -> Iterator[str]:
     if facts.dataset != policy.dataset:  # §4.1
         yield f"the request is for dataset {facts.dataset!r}, the policy is for {policy.dataset!r}"
     if facts.revoked:  # §4.2
-        yield f"dataset {facts.dataset!r} is revoked by its owner, must not be"
+        yield f"dataset {facts.dataset!r} is revoked by its owner: nothing of it is released any more"
 
 
 def _judge_time(policy: DataUsePolicy, now: datetime) -> Iterator[str]:

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from strongroom.cli.screen import Screen
+from strongroom.errors import RefusedError
 
 
 def test_json_is_one_object_alone_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
@@ -42,3 +43,35 @@ def test_long_lines_are_not_broken_so_that_they_can_be_copied(capsys: pytest.Cap
     digest = "sha384:" + "0" * 300
     Screen(as_json=False).result({}, text=(digest,))
     assert capsys.readouterr().out == digest + "\n"
+
+
+def test_numbers_in_tables_stand_at_the_right_with_the_digits_that_count(capsys: pytest.CaptureFixture[str]) -> None:
+    screen = Screen(as_json=False)
+    rows = [("9E", 16518, 15.264136093958106, True), ("AA", 7, None, False), ("B6", 50078, 123456.789, True)]
+    screen.result({}, text=[screen.table("t", ("carrier", "n", "mean", "fog"), rows)])
+    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    assert lines[1:] == [
+        "carrier      n       mean  fog",
+        "9E       16518      15.26  True",
+        "AA           7             False",
+        "B6       50078  123,456.8  True",
+    ]
+
+
+def test_reason_that_several_owners_share_is_told_once_to_people_and_whole_to_programs(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    reasons = (
+        "flights: purpose 'x' is not permitted",
+        "weather: purpose 'x' is not permitted",
+        "weather: expired",
+        "no: Y",
+    )
+    Screen(as_json=True).fail(RefusedError("refused", reasons=reasons))
+    told = capsys.readouterr()
+    assert told.err.splitlines()[1:] == [
+        "  - flights, weather: purpose 'x' is not permitted",
+        "  - weather: expired",
+        "  - no: Y",
+    ]
+    assert json.loads(told.out)["error"]["reasons"] == list(reasons)
