@@ -280,7 +280,14 @@ class SmallWorld(World):
         path.write_text("\n".join(lines) + "\n")
         return path
 
-    def run(self, job: Path | None = None, *, engine: str = "embedded", on_event=lambda _name, _facts: None):
+    def run(
+        self,
+        job: Path | None = None,
+        *,
+        engine: str = "embedded",
+        on_event=lambda _name, _facts: None,
+        retries: int = 0,
+    ):
         """Run one job from its submission to its end, as the SDK does it."""
         return self.analyst.run(
             job or self.write_job(),
@@ -289,6 +296,7 @@ class SmallWorld(World):
             engine=engine,
             directory=self.job_directory(),
             on_event=on_event,
+            retries=retries,
         )
 
     def job_directory(self) -> Path:

@@ -5,7 +5,8 @@ import time
 import pytest
 from small_world import LONG_QUERY, changed_package, lives, pids, small_world, stop
 
-from strongroom.errors import StrongroomError, TransportError
+from strongroom.errors import StrongroomError
+from strongroom.jobs.launch.placement import DriverLostError
 
 # The published code waits 120 s for a sign of life; this copy, which its owners approve, waits six.
 IMPATIENT = {
@@ -43,7 +44,7 @@ def test_analyst_gives_up_a_driver_that_is_stopped_and_nothing_of_it_stays(world
     try:
         channel = analyst.attest_driver(submitted, launcher.start_address)
         analyst.hand_over(submitted, channel, broker=door)
-        with pytest.raises(TransportError, match="the driver said nothing for 5 s"):
+        with pytest.raises(DriverLostError, match="the driver said nothing for 5 s"):
             analyst.follow(submitted, channel, on_event=on_event, silence=5)
     finally:
         launcher.stop()

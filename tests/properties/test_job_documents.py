@@ -44,6 +44,7 @@ drafts = st.builds(
     inputs=st.dictionaries(names, inputs, min_size=1, max_size=3),
     outputs=st.dictionaries(names, outputs, min_size=1, max_size=3),
     workers=st.integers(1, 1000),
+    most_workers=st.just(1000),
     worker_memory=st.sampled_from(["512m", "4g"]),
     worker_cores=st.integers(1, 256),
     tee=st.sampled_from(["any", "sgx", "tdx"]),

@@ -5,7 +5,6 @@ import org.apache.spark.scheduler.ExternalClusterManager;
 import org.apache.spark.scheduler.SchedulerBackend;
 import org.apache.spark.scheduler.TaskScheduler;
 import org.apache.spark.scheduler.TaskSchedulerImpl;
-import org.apache.spark.scheduler.cluster.CoarseGrainedSchedulerBackend;
 
 /**
  * Schedules on executors that attested worker processes start, for the master named {@code strongroom}.
@@ -29,8 +28,7 @@ public final class AttestedClusterManager implements ExternalClusterManager {
   @Override
   public SchedulerBackend createSchedulerBackend(
       SparkContext context, String master, TaskScheduler scheduler) {
-    return new CoarseGrainedSchedulerBackend(
-        (TaskSchedulerImpl) scheduler, context.env().rpcEnv());
+    return new AttestedSchedulerBackend(context, (TaskSchedulerImpl) scheduler);
   }
 
   @Override

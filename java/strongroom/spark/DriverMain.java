@@ -3,7 +3,6 @@ package strongroom.spark;
 import java.io.FileInputStream;
 import java.io.FileDescriptor;
 import java.io.InputStream;
-import java.nio.charset.StandardCharsets;
 import org.apache.spark.SparkConf;
 import org.apache.spark.api.python.Py4JServer;
 
@@ -20,12 +19,10 @@ public final class DriverMain {
     ClusterSecret.adopt(input);
     Parent.watch(input);
     TemporaryFiles.separate();
+    ParentLine.take();
     Py4JServer server = new Py4JServer(new SparkConf());
     server.start();
-    String line = server.getListeningPort() + " " + server.secret() + "\n";
-    System.out.write(line.getBytes(StandardCharsets.US_ASCII));
-    System.out.flush();
-    System.setOut(System.err); // The pipe has said all it will say.
+    ParentLine.hello(server.getListeningPort(), server.secret());
     Thread.currentThread().join();
   }
 }

@@ -16,6 +16,7 @@ from strongroom.errors import UsageError
 if TYPE_CHECKING:
     from strongroom.jobs import JobDraft
 
+_MOST_RETRIES = 10
 CLUSTERS = ("process", "standalone", "k8s")
 _SILENT = ("done", "failed")  # said once more, and better, at the end
 _ENGINES = {"process": "embedded", "standalone": "spark"}
@@ -56,6 +57,14 @@ _DEFAULT = {"sql": "process", "python": "process", "spark": "standalone"}
     metavar="DIR",
     help="Where the job's processes work and leave their encrypted outputs; by default ./NAME.job.",
 )
+@click.option(
+    "--retries",
+    type=click.IntRange(0, _MOST_RETRIES),
+    default=0,
+    show_default=True,
+    help="How often to submit the job anew when its driver dies: a new driver proves itself, and each time is a use "
+    "of the data.",
+)
 @broker_option
 @home_option
 @password_option
@@ -68,6 +77,7 @@ def submit(
     platform: Path | None,
     settings: Path | None,
     directory: Path | None,
+    retries: int,
     broker: str | None,
     home: Path,
     password: Callable[[], bytes],
@@ -115,6 +125,7 @@ def submit(
             engine=engine,
             directory=directory or Path(f"{draft.name}.job").absolute(),
             on_event=lambda name, facts: _tell(screen, name, facts),
+            retries=retries,
         )
     finally:
         client.close()

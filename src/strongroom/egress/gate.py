@@ -48,8 +48,8 @@ class Doors:
 class Egress(Member):
     """One job's egress."""
 
-    def __init__(self, *, driver: tuple[str, int], digest: str, directory: Path) -> None:
-        super().__init__(role=Role.EGRESS, driver=driver, digest=digest)
+    def __init__(self, *, driver: tuple[str, int], digest: str, directory: Path, name: str) -> None:
+        super().__init__(role=Role.EGRESS, driver=driver, digest=digest, name=name)
         self._directory = directory
 
     def work(self) -> int:
@@ -193,5 +193,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run egress; nothing the host gives it is secret."""
     arguments = member_arguments("egress", argv)
     return run_member(
-        lambda: Egress(driver=arguments.driver, digest=arguments.job_digest, directory=arguments.directory)
+        lambda: Egress(
+            driver=arguments.driver,
+            digest=arguments.job_digest,
+            directory=arguments.directory,
+            name=arguments.name,
+        )
     )

@@ -98,6 +98,14 @@ class ClusterForm(Form):
     """The cluster that the job wants."""
 
     workers: int = Field(default=1, ge=1, le=MAX_WORKERS, description="how many workers", examples=["workers = 2"])
+    most_workers: int = Field(
+        default=0,
+        ge=0,
+        le=MAX_WORKERS,
+        description="how many there may be when there is much to do: Spark then moves between workers and this; "
+        "0 is a fixed number",
+        examples=["most_workers = 8"],
+    )
     worker_memory: Memory = Field(default="2g", description="memory of one worker", examples=['worker_memory = "4g"'])
     worker_cores: int = Field(default=1, ge=1, le=256, description="cores of one worker", examples=["worker_cores = 2"])
     tee: Annotated[str, OneOf(TEES)] = Field(
@@ -105,6 +113,13 @@ class ClusterForm(Form):
         description="the kind of TEE to run in; the owners' policies decide anyway",
         examples=['tee = "tdx"'],
     )
+
+    @field_validator("most_workers")
+    @classmethod
+    def _no_fewer_than_workers(cls, most: int, info: ValidationInfo) -> int:
+        if 0 < most < info.data.get("workers", 1):
+            raise PydanticCustomError("most", "no fewer than workers, or 0")
+        return most
 
 
 Inputs = Annotated[dict[Name, InputForm], NotEmpty]

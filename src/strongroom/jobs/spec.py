@@ -64,6 +64,7 @@ class JobDraft:
     inputs: Mapping[str, JobInput]
     outputs: Mapping[str, JobOutput]
     workers: int
+    most_workers: int
     worker_memory: str
     worker_cores: int
     tee: str
@@ -83,6 +84,7 @@ class JobSpec:
     inputs: Mapping[str, JobInput]
     outputs: Mapping[str, JobOutput]
     workers: int
+    most_workers: int
     worker_memory: str
     worker_cores: int
     tee: str
@@ -165,6 +167,7 @@ def draft_job(form: JobForm, program: bytes, *, folder: Path, created: datetime,
         ),
         outputs=_outputs(form),
         workers=form.cluster.workers,
+        most_workers=form.cluster.most_workers or form.cluster.workers,
         worker_memory=form.cluster.worker_memory,
         worker_cores=form.cluster.worker_cores,
         tee=form.cluster.tee,
@@ -184,6 +187,7 @@ def sign_job(draft: JobDraft, key: SigningKey) -> SignedJob:
         inputs=draft.inputs,
         outputs=draft.outputs,
         workers=draft.workers,
+        most_workers=draft.most_workers,
         worker_memory=draft.worker_memory,
         worker_cores=draft.worker_cores,
         tee=draft.tee,
@@ -229,6 +233,7 @@ def verify_spec(statement: Statement) -> JobSpec:
         ),
         outputs=_outputs(form),
         workers=form.cluster.workers,
+        most_workers=form.cluster.most_workers or form.cluster.workers,
         worker_memory=form.cluster.worker_memory,
         worker_cores=form.cluster.worker_cores,
         tee=form.cluster.tee,
@@ -277,6 +282,7 @@ def job_document(spec: JobSpec) -> dict[str, Any]:
         },
         "cluster": {
             "workers": spec.workers,
+            "most_workers": spec.most_workers,
             "worker_memory": spec.worker_memory,
             "worker_cores": spec.worker_cores,
             "tee": spec.tee,

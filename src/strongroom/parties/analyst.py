@@ -29,7 +29,7 @@ from strongroom.envelope.manifest import Manifest, read_manifest, verify_manifes
 from strongroom.envelope.table import open_table
 from strongroom.errors import EvidenceError, LedgerError, TransportError, UsageError
 from strongroom.jobs.launch import JobHost, Launcher, Placement, TeeHost
-from strongroom.jobs.launch.placement import PlacementError, PlacementEvent
+from strongroom.jobs.launch.placement import DriverLostError, PlacementError, PlacementEvent
 from strongroom.jobs.spec import SignedJob, job_digest, load_job, sign_job
 from strongroom.ledger.memory import CheckpointMemory
 from strongroom.parties.trust import Trust
@@ -176,8 +176,8 @@ class Analyst:
     ) -> JobReport:
         """Follow the job to its end; return the report, or raise what stopped it with every reason.
 
-        Raises TransportError if the driver falls silent for ``silence`` seconds, PlacementError with what the host saw
-        if it died, or if its members keep dying.
+        Raises DriverLostError if the driver falls silent for ``silence`` seconds, or with what the host saw if it died,
+        and PlacementError if its members keep dying.
         """
         while True:
             said = self._hear(submitted, channel, silence=silence)
@@ -204,7 +204,7 @@ class Analyst:
             except DeadlineError:
                 now = time.monotonic()
                 if now - heard > silence:
-                    raise TransportError(
+                    raise DriverLostError(
                         f"the driver said nothing for {silence:.0f} s",
                         hint="its host may have stopped it; submit the job again",
                     ) from None
@@ -218,7 +218,8 @@ class Analyst:
                 end = time.monotonic() + _PATIENCE_SECONDS
                 while launcher.running() and time.monotonic() < end:
                     time.sleep(0.02)
-                raise launcher.driver_end() from error
+                end_seen = launcher.driver_end()
+                raise DriverLostError(end_seen.message, hint=end_seen.hint) from error
             else:
                 heard = time.monotonic()
                 if said != ALIVE:
@@ -233,8 +234,34 @@ class Analyst:
         engine: str,
         directory: Path,
         on_event: OnEvent = lambda _name, _facts: None,
+        retries: int = 0,
     ) -> JobReport:
-        """Submit, launch, attest, hand over and follow one job; every process is gone afterwards."""
+        """Submit, launch, attest, hand over and follow one job; every process is gone afterwards.
+
+        A driver that dies takes its secrets with it. The job is then signed and submitted anew, at most ``retries``
+        times, and a new driver proves itself from the beginning; each time counts as a use of the data.
+        """
+        for attempt in range(1, retries + 2):
+            try:
+                return self._run_once(
+                    job, broker=broker, host=host, engine=engine, directory=directory, on_event=on_event
+                )
+            except DriverLostError as error:
+                if attempt > retries:
+                    raise
+                on_event("placed-again", {"attempt": attempt + 1, "reason": error.message})
+        raise UsageError(f"a job is placed at least once, got {retries} retries")
+
+    def _run_once(
+        self,
+        job: Path,
+        *,
+        broker: BrokerClient,
+        host: TeeHost | JobHost,
+        engine: str,
+        directory: Path,
+        on_event: OnEvent,
+    ) -> JobReport:
         submitted = self.submit(job, broker=broker)
         on_event("submitted", {"job": submitted.ticket.job_id, "seconds": submitted.timings["submit"]})
         launcher = self.launch(submitted, host=host, engine=engine, directory=directory, on_event=on_event)

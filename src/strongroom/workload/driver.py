@@ -42,6 +42,7 @@ from strongroom.workload.outbox import OutputDraft
 from strongroom.workload.program import run_confined
 from strongroom.workload.pulse import seconds_now
 from strongroom.workload.scratch import discard_scratch, make_scratch
+from strongroom.workload.staffing import Staffing
 
 _CLIENT_DEADLINE = 300.0
 _MEMBER_DEADLINE = 120.0
@@ -72,6 +73,7 @@ class Driver:
         self._drafts: list[OutputDraft] = []
         self._clients = Clients(self._verify_handover)
         self._members: Members | None = None
+        self._staffing: Staffing
         self._ready_for_members = threading.Event()
         self._engine: Any = None
         self._tell = self._clients.tell
@@ -108,7 +110,11 @@ class Driver:
         return 0
 
     def _run_job(self, handover: Handover, spec: JobSpec) -> list[dict[str, Any]]:
-        self._host.say("wanted", role="worker", count=spec.workers if self._engine_name == "spark" else 0)
+        self._staffing = Staffing(
+            workers=spec.workers if self._engine_name == "spark" else 0,
+            most=spec.most_workers,
+            say=lambda count: self._host.say("wanted", role="worker", count=count),
+        )
         self._host.say("wanted", role="egress", count=1)
         broker = self._attest_broker(handover)
         with self._timed("key-release"):
@@ -128,6 +134,7 @@ class Driver:
         try:
             self._open_members(handover, broker=broker, session=session)
             self._run_program(handover, spec, policy=release.policy)
+            self._staffing.end()
             outputs = self._pass_egress(release.policy)
         finally:
             lease.stop()
@@ -146,6 +153,7 @@ class Driver:
             on_event=self._tell,
             timings=self._timings,
             address=self._address,
+            on_wish=self._staffing.ask,
         )
         room = Room(
             self._engine,
@@ -226,6 +234,8 @@ class Driver:
             broker=BrokerAddress(url=handover.broker.url, measurements=handover.broker.measurements),
             checkpoint=broker.memory.carry,
             on_event=self._note_member,
+            on_count=lambda staying, leaving: self._staffing.note(staying=staying, leaving=leaving),
+            on_silent=lambda role, name: self._host.say("lost", role=str(role), name=name),
         )
         self._ready_for_members.set()
 

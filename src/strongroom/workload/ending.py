@@ -58,13 +58,18 @@ def keep_quiet() -> None:
     os.close(nowhere)
 
 
-def end_on_signal(close: Callable[[], object]) -> None:
-    """On SIGTERM, SIGINT or SIGHUP run :func:`end_now` with ``close``; call it from the main thread."""
+def end_on_signal(close: Callable[[], object], *, drain: Callable[[], bool] = lambda: False) -> None:
+    """On SIGTERM, SIGINT or SIGHUP run :func:`end_now` with ``close``; call it from the main thread.
+
+    The first SIGTERM asks ``drain`` before, which returns whether it ends the process by itself, in order and in time.
+    """
     reader, writer = socket.socketpair()
     writer.setblocking(False)
 
     def serve() -> None:
         number = reader.recv(1)
+        if number[0] == signal.SIGTERM and drain():
+            number = reader.recv(1)
         end_now(close, code=_SIGNAL_EXIT + number[0])
 
     threading.Thread(target=serve, name="signals", daemon=True).start()

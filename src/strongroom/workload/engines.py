@@ -213,10 +213,12 @@ class SparkJobEngine(JobEngine):
         on_event: Callable[..., None],
         timings: dict[str, float],
         address: str,
+        on_wish: Callable[[int], None],
         **parts: Any,  # noqa: ANN401
     ) -> None:
         super().__init__(**parts)
         self._verify_tables()
+        self._on_wish = on_wish
         self._members = members
         self._address = address
         self._on_event = on_event
@@ -248,6 +250,10 @@ class SparkJobEngine(JobEngine):
             app_name=self.spec.name,
             inputs=[Path(wanted.location) for wanted in self.spec.inputs.values()],
             outbox=self.outbox,
+            cores=self.spec.worker_cores,
+            workers=self.spec.workers,
+            most_workers=self.spec.most_workers,
+            on_word=self._take_word,
         )
         self._spark.start()
         self._members.open_cluster(
@@ -258,7 +264,8 @@ class SparkJobEngine(JobEngine):
                 executor_id=number,
                 cores=self.spec.worker_cores,
                 memory=self.spec.worker_memory,
-            )
+            ),
+            on_gone=self._spark.forget_executor,
         )
         self._members.wait_for(Role.WORKER, self.spec.workers, deadline=deadline)
         self._spark.wait_executors(self.spec.workers, deadline=_JVM_DEADLINE)
@@ -266,6 +273,18 @@ class SparkJobEngine(JobEngine):
             self.read(name).createOrReplaceTempView(name)
         self._timings["spark-start"] = time.monotonic() - started
         self._on_event("spark-started", seconds=self._timings["spark-start"], executors=self.spec.workers)
+
+    def _take_word(self, word: str, number: int) -> None:
+        """Do what Spark's scheduler wants: more or fewer workers, or that one leaves."""
+        match word:
+            case "wanted":
+                self._on_wish(number)
+            case "leaving":
+                self._members.note_leaving(number)
+                self._on_event("worker-leaving", member=number)
+            case "dismiss":
+                self._members.dismiss(number)
+                self._on_event("worker-dismissed", member=number)
 
     def _verify_tables(self) -> None:
         """Open every file's footer under the keys of its own dataset alone.
@@ -364,16 +383,20 @@ def open_engine(
     on_event: Callable[..., None],
     timings: dict[str, float],
     address: str = "127.0.0.1",
+    on_wish: Callable[[int], None] = lambda _count: None,
     **parts: Any,  # noqa: ANN401
 ) -> EmbeddedJobEngine | SparkJobEngine:
     """Return the engine called ``name`` (``embedded`` or ``spark``) over the job's inputs.
 
-    ``address`` is where this machine's executors, or other machines', find Spark's scheduler.
+    ``address`` is where this machine's executors, or other machines', find Spark's scheduler. ``on_wish`` hears how
+    many executors it wants.
     """
     if name == "spark":
         if members is None:
             raise EnvelopeError("Spark needs workers")
-        return SparkJobEngine(members=members, on_event=on_event, timings=timings, address=address, **parts)
+        return SparkJobEngine(
+            members=members, on_event=on_event, timings=timings, address=address, on_wish=on_wish, **parts
+        )
     return EmbeddedJobEngine(**parts)
 
 

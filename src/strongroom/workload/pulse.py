@@ -13,6 +13,7 @@ from typing import Any
 
 PULSE_SECONDS = 10.0
 SILENCE_SECONDS = 120.0  # a program may keep Python busy in one long call; a silence this long is no such call
+WORKER_SILENCE_SECONDS = 45.0  # a worker's Python only waits; what is busy in it is its executor, another process
 
 ALIVE: dict[str, Any] = {"type": "alive"}
 

@@ -41,14 +41,16 @@ if TYPE_CHECKING:
 
 _DRIVER_DEADLINE = 120.0
 _ADMISSION_DEADLINE = 330.0  # as long as a driver waits for its client, and a little
+DRAIN_SECONDS = 50.0
 _EXIT_LOST = 3
 
 
 class Member:
     """A process of a job that joins its driver: the part that workers and egress share."""
 
-    def __init__(self, *, role: Role, driver: tuple[str, int], digest: str) -> None:
+    def __init__(self, *, role: Role, driver: tuple[str, int], digest: str, name: str = "") -> None:
         self.role = role
+        self.name = name
         self.digest = digest
         self.tee = providers.detect()
         self.scratch = make_scratch()
@@ -80,6 +82,7 @@ class Member:
         if job_digest(statement) != self.digest:
             raise EvidenceError("the driver runs another job than this process was started for", step="job digest")
         spec = verify_spec(statement)
+        self.channel.send({"type": "placed", "name": self.name})
         Pulse(self._beat).start()
         return admission, spec
 
@@ -92,6 +95,10 @@ class Member:
     def work(self) -> int:
         """Do what this member is there for and return the exit code."""
         raise NotImplementedError
+
+    def drain(self) -> bool:
+        """Begin to leave in order, if there is anything to do before; return whether that was begun."""
+        return False
 
     def close(self) -> None:
         """Leave the driver and remove the scratch directory; safe to call twice."""
@@ -118,12 +125,13 @@ class Member:
 class Worker(Member):
     """One worker of a job, with one executor."""
 
-    def __init__(self, *, driver: tuple[str, int], digest: str, directory: Path) -> None:
-        super().__init__(role=Role.WORKER, driver=driver, digest=digest)
+    def __init__(self, *, driver: tuple[str, int], digest: str, directory: Path, name: str) -> None:
+        super().__init__(role=Role.WORKER, driver=driver, digest=digest, name=name)
         self._driver = driver
         self._directory = directory
         self._ring = KeyRing()
         self._executor: ExecutorProcess | None = None
+        self._draining = False
 
     def work(self) -> int:
         """Run until the driver says stop, the executor ends or a lease is lost; return the exit code."""
@@ -166,7 +174,22 @@ class Worker(Member):
             executor.start()
             threading.Thread(target=self._listen, daemon=True).start()
             code = executor.wait()
-        return 0 if self._ring.withdrawn else code
+        return 0 if self._draining or self._ring.withdrawn else code
+
+    def drain(self) -> bool:
+        """Have the executor finish its tasks and hand its blocks to others; the worker then ends with code 0.
+
+        After fifty seconds it ends as it is: whoever drains a machine does not wait for ever.
+        """
+        executor = self._executor
+        if executor is None:
+            return False
+        self._draining = True
+        executor.leave()
+        late = threading.Timer(DRAIN_SECONDS, end_now, (self.close,), {"code": 0})
+        late.daemon = True
+        late.start()
+        return True
 
     def _listen(self) -> None:
         """Obey the driver; its silence, or its end, is a reason to stop as well."""
@@ -200,6 +223,7 @@ def member_arguments(name: str, argv: Sequence[str] | None) -> argparse.Namespac
     parser.add_argument("--driver", required=True)
     parser.add_argument("--job-digest", required=True)
     parser.add_argument("--directory", type=Path, required=True)
+    parser.add_argument("--name", default="", help="what the host calls this process")
     arguments = parser.parse_args(argv)
     host, _, port = arguments.driver.rpartition(":")
     arguments.driver = (host, int(port))
@@ -214,7 +238,7 @@ def run_member(make: Callable[[], Member]) -> int:
     member: Member | None = None
     try:
         member = make()
-        end_on_signal(member.close)
+        end_on_signal(member.close, drain=member.drain)
         return member.work()
     except RefusedError as error:
         line.say("refused", message=error.message, reasons=list(error.reasons))
@@ -236,7 +260,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a worker; nothing the host gives it is secret."""
     arguments = member_arguments("worker", argv)
     return run_member(
-        lambda: Worker(driver=arguments.driver, digest=arguments.job_digest, directory=arguments.directory)
+        lambda: Worker(
+            driver=arguments.driver,
+            digest=arguments.job_digest,
+            directory=arguments.directory,
+            name=arguments.name,
+        )
     )
 
 

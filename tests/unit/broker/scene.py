@@ -237,6 +237,7 @@ size = 5
             },
             outputs={"delays": JobOutput(recipients=tuple(p.id for p in recipients or [self.analyst]))},
             workers=2,
+            most_workers=2,
             worker_memory="1g",
             worker_cores=1,
             tee="sgx",

@@ -50,6 +50,7 @@ def spec():
         inputs={"rows": JobInput(owner=OWNER.party, columns=("*",), location="/data")},
         outputs={"model": JobOutput(recipients=(ANALYST.party,), kind="files")},
         workers=1,
+        most_workers=1,
         worker_memory="1g",
         worker_cores=1,
         tee="any",

@@ -10,12 +10,14 @@ import json
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from strongroom.errors import StrongroomError, TransportError
+from strongroom.jobs.launch.wishes import Wishes
 
 if TYPE_CHECKING:
     from strongroom.jobs.spec import JobSpec
@@ -23,12 +25,15 @@ if TYPE_CHECKING:
 _MAX_LINE = 1 << 16
 _POLL_SECONDS = 0.05
 _GRACE_SECONDS = 5.0
-_MOST_MEMBERS = 10_000
 _MOST_QUOTED = 300
 
 
 class PlacementError(StrongroomError):
     """A process of the job could not be started, or died before it was of use."""
+
+
+class DriverLostError(PlacementError):
+    """The driver died or fell silent in mid-job, with all its secrets; the job may be placed again with a new one."""
 
 
 class RunningProcess(Protocol):
@@ -75,6 +80,15 @@ class TeeHost(Protocol):
     ) -> RunningProcess:
         """Start the entry point of ``role`` with ``argv``, bound to the job."""
         ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Member:
+    """A process that was started for a role, and when."""
+
+    role: str
+    process: RunningProcess
+    started: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,10 +167,10 @@ class Launcher:
         self._job_digest = job_digest
         self._engine = engine
         self._on_event = on_event
-        self._restarts = restarts
         self._driver: RunningProcess | None = None
-        self._members: dict[int, tuple[str, RunningProcess]] = {}
-        self._wanted: dict[str, int] = {}
+        self._members: dict[str, _Member] = {}
+        self._dismissed: set[str] = set()
+        self._wishes = Wishes(restarts=restarts)
         self._address: tuple[str, int] | None = None
         self._closing = threading.Event()
         self._lock = threading.Lock()
@@ -179,7 +193,7 @@ class Launcher:
     def _start(self, deadline: float) -> tuple[str, int]:
         self._directory.mkdir(parents=True, exist_ok=True)
         argv = ["--directory", str(self._directory), "--engine", self._engine, "--job-digest", self._job_digest]
-        self._driver = self._spawn("driver", argv)
+        self._driver = self._spawn("driver", "driver", argv)
         threading.Thread(target=self._hear_driver, args=(self._driver,), name="driver-says", daemon=True).start()
         self._keeper.start()
         until = time.monotonic() + deadline
@@ -201,7 +215,7 @@ class Launcher:
     def want(self, role: str, count: int) -> None:
         """Start ``count`` processes of ``role`` ahead of the driver's own wish, to save time."""
         with self._lock:
-            self._wanted[role] = max(count, self._wanted.get(role, 0))
+            self._wishes.foresee(role, count)
 
     @property
     def processes(self) -> dict[str, list[int]]:
@@ -210,8 +224,8 @@ class Launcher:
             found: dict[str, list[int]] = {}
             if self._driver is not None:
                 found["driver"] = [self._driver.pid]
-            for role, process in self._members.values():
-                found.setdefault(role, []).append(process.pid)
+            for member in self._members.values():
+                found.setdefault(member.role, []).append(member.process.pid)
             return found
 
     def running(self) -> bool:
@@ -238,25 +252,24 @@ class Launcher:
         if self._keeper.ident is not None:
             self._keeper.join(_GRACE_SECONDS)  # it may be starting one more
         with self._lock:
-            everyone = [process for _, process in self._members.values()]
+            everyone = [member.process for member in self._members.values()]
         if self._driver is not None:
             everyone.append(self._driver)
-        for process in everyone:
-            if process.poll() is None:
-                process.terminate()
-        until = time.monotonic() + _GRACE_SECONDS
-        for process in everyone:
-            while process.poll() is None and time.monotonic() < until:
+        for _ in range(2):  # a worker takes the first request for a drain of its machine, and the second at its word
+            for process in everyone:
+                if process.poll() is None:
+                    process.terminate()
+            until = time.monotonic() + _GRACE_SECONDS / 2
+            while any(process.poll() is None for process in everyone) and time.monotonic() < until:
                 time.sleep(_POLL_SECONDS)
+        for process in everyone:
             if process.poll() is None:
                 process.kill()
                 process.wait(timeout=_GRACE_SECONDS)
 
-    def _spawn(self, role: str, argv: Sequence[str]) -> RunningProcess:
+    def _spawn(self, role: str, name: str, argv: Sequence[str]) -> RunningProcess:
         logs = self._directory / "logs"
         logs.mkdir(parents=True, exist_ok=True)
-        self._started += 1
-        name = role if role == "driver" else f"{role}-{self._started}"
         with (logs / f"{name}.log").open("ab") as log:
             try:
                 process = self._host.start(role, argv, job_digest=self._job_digest, stdout=-1, stderr=log)
@@ -272,10 +285,13 @@ class Launcher:
                 if said.get("event") == "listening":
                     self._address = (str(said["host"]), int(said["port"]))
                 elif said.get("event") == "wanted":
-                    self.want(str(said["role"]), min(int(said["count"]), _MOST_MEMBERS))
+                    with self._lock:
+                        self._wishes.take(str(said["role"]), int(said["count"]))
+                elif said.get("event") == "lost":
+                    self._end_lost(str(said["name"]))
                 elif said.get("event") == "finished":
                     with self._lock:
-                        self._wanted.clear()
+                        self._wishes.clear()
             except (KeyError, TypeError, ValueError):
                 continue  # not what a driver says
             self._note("driver", said)
@@ -293,12 +309,12 @@ class Launcher:
             if self._address is None:
                 continue
             self._reap()
+            now = time.monotonic()
             with self._lock:
-                missing = [
-                    role
-                    for role, count in self._wanted.items()
-                    for _ in range(count - sum(r == role for r, _ in self._members.values()))
-                ]
+                have = Counter(member.role for member in self._members.values())
+                missing = self._wishes.missing(have, now=now)
+                surplus = self._wishes.surplus(have, now=now)
+            self._end_surplus(surplus)
             try:
                 for role in missing:
                     self._start_member(role)
@@ -315,33 +331,52 @@ class Launcher:
         return f"; it said: {self._last_said[role]}" if role in self._last_said else ""
 
     def _reap(self) -> None:
+        now = time.monotonic()
         with self._lock:
-            ended = [(pid, role, process.poll()) for pid, (role, process) in self._members.items()]
-            ended = [(pid, role, code) for pid, role, code in ended if code is not None]
-            for pid, role, code in ended:
-                del self._members[pid]
-                if code == 0:
-                    self._wanted[role] = self._wanted.get(role, 1) - 1
-                elif self._restarts <= 0:
-                    self._wanted[role] = self._wanted.get(role, 1) - 1
-                    if not any(other == role for other, _ in self._members.values()):  # the rest can go on without it
-                        self._trouble = (
-                            f"the {role} ended with {_describe_code(code)}, and as many were replaced as may be"
-                            f"{self._quote(role)}"
-                        )
-                else:
-                    self._restarts -= 1
-        for pid, role, code in ended:
-            self._on_event(PlacementEvent(kind="ended", role=role, detail={"pid": pid, "code": code}))
+            ended = [(name, member, member.process.poll()) for name, member in self._members.items()]
+            ended = [(name, member, code) for name, member, code in ended if code is not None]
+            for name, member, code in ended:
+                del self._members[name]
+                role = member.role
+                well = code == 0 or name in self._dismissed
+                replaced = self._wishes.end(role, well=well, lived=now - member.started, now=now)
+                left = any(other.role == role for other in self._members.values())
+                if not replaced and not left:  # the rest could go on without it
+                    self._trouble = (
+                        f"the {role} ended with {_describe_code(code)}, and as many were replaced as may be"
+                        f"{self._quote(role)}"
+                    )
+        for _, member, code in ended:
+            detail = {"pid": member.process.pid, "code": code}
+            self._on_event(PlacementEvent(kind="ended", role=member.role, detail=detail))
+
+    def _end_lost(self, name: str) -> None:
+        """End a member that the driver lost: it may be stopped, and would never end by itself."""
+        with self._lock:
+            member = self._members.get(name)
+        if member is not None:
+            member.process.kill()
+
+    def _end_surplus(self, surplus: Mapping[str, int]) -> None:
+        """Ask the newest members beyond what is wanted to end."""
+        for role, count in surplus.items():
+            with self._lock:
+                found = [name for name, member in self._members.items() if member.role == role][-count:]
+                leaving = [self._members[name] for name in found if name not in self._dismissed]
+                self._dismissed.update(found)
+            for member in leaving:
+                member.process.terminate()
 
     def _start_member(self, role: str) -> None:
         if self._address is None or self._closing.is_set():
             return
         host, port = self._address
+        self._started += 1
+        name = f"{role}-{self._started}"
         argv = ["--driver", f"{host}:{port}", "--job-digest", self._job_digest, "--directory", str(self._directory)]
-        process = self._spawn(role, argv)
+        process = self._spawn(role, name, [*argv, "--name", name])
         with self._lock:
-            self._members[process.pid] = (role, process)
+            self._members[name] = _Member(role=role, process=process, started=time.monotonic())
         threading.Thread(target=self._hear_member, args=(role, process), name=f"{role}-says", daemon=True).start()
 
 

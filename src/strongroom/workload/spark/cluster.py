@@ -6,17 +6,25 @@ attested, and to its own Java machine through a pipe (docs/decisions/0020).
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
+import signal
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from strongroom.errors import StrongroomError, UsageError
 from strongroom.workload.spark.jvm import JavaError, Jvm
-from strongroom.workload.spark.settings import BOOTSTRAP, PROTECTIONS, compose_settings, verify_spark_conf
+from strongroom.workload.spark.settings import (
+    BOOTSTRAP,
+    PROTECTIONS,
+    compose_allocation,
+    compose_settings,
+    verify_spark_conf,
+)
 from strongroom.workload.spark.tables import read_encrypted, write_encrypted
 
 if TYPE_CHECKING:
@@ -46,10 +54,18 @@ class DriverSpark:
         inputs: Iterable[Path],
         outbox: Path,
         memory: str = "1g",
+        cores: int = 1,
+        workers: int = 1,
+        most_workers: int = 1,
+        on_word: Callable[[str, int], None] = lambda _word, _number: None,
         conf: Mapping[str, str] | None = None,
     ) -> None:
         self._secret = secret
-        self._settings = compose_settings(app_name=app_name, host=listen_host, scratch=work_dir, tuning=conf or {})
+        self._on_word = on_word
+        self._settings = {
+            **compose_settings(app_name=app_name, host=listen_host, scratch=work_dir, tuning=conf or {}),
+            **compose_allocation(cores=cores, workers=workers, most_workers=most_workers),
+        }
         self._jvm = Jvm(
             "strongroom.spark.DriverMain",
             secret=secret,
@@ -70,7 +86,7 @@ class DriverSpark:
         from pyspark import SparkConf, SparkContext
         from pyspark.sql import SparkSession
 
-        gateway = _connect_gateway(*_read_hello(self._jvm))
+        gateway = _connect_gateway(*_read_hello(self._jvm, self._on_word))
         try:
             jconf = gateway.jvm.SparkConf(False)
             settings = SparkConf(_jconf=jconf).setAll(list(self._settings.items()))
@@ -112,6 +128,14 @@ class DriverSpark:
         backend = self.session.sparkContext._jsc.sc().schedulerBackend()
         found = backend.getExecutorIds()
         return tuple(sorted(str(found.apply(index)) for index in range(found.size())))
+
+    def forget_executor(self, number: int) -> None:
+        """Tell Spark that the worker with this executor is gone, so that it need not find out by waiting."""
+        session = self._session
+        if session is None:
+            return
+        with contextlib.suppress(Exception):  # Spark is stopping, and forgets it anyway
+            session.sparkContext._jsc.sc().schedulerBackend().forget(str(number))
 
     def wait_executors(self, count: int, *, deadline: float) -> None:
         """Wait until ``count`` executors have joined; raise ClusterError after ``deadline`` seconds."""
@@ -228,6 +252,11 @@ class ExecutorProcess:
         """Wait for its end and return the exit code; raise JavaError after ``seconds``."""
         return self._jvm.wait(seconds)
 
+    def leave(self) -> None:
+        """Have Spark decommission it: it ends by itself when its tasks are done and its blocks are with others."""
+        if self._jvm.poll() is None and self._jvm.pid:
+            os.kill(self._jvm.pid, signal.SIGPWR)
+
     def kill(self) -> None:
         """Kill it at once; safe to call twice."""
         self._jvm.kill()
@@ -237,8 +266,8 @@ class ExecutorProcess:
         return self._jvm.log()
 
 
-def _read_hello(jvm: Jvm) -> tuple[int, str]:
-    """Start ``jvm`` and return the port and the token of its gateway."""
+def _read_hello(jvm: Jvm, on_word: Callable[[str, int], None]) -> tuple[int, str]:
+    """Start ``jvm`` and return the port and the token of its gateway; pass on what its scheduler says later."""
     output = jvm.start()
     end = time.monotonic() + _START
     hello = b""
@@ -255,7 +284,7 @@ def _read_hello(jvm: Jvm) -> tuple[int, str]:
             jvm.kill()
     if not hello.endswith(b"\n"):
         raise JavaError(f"the driver's Java did not come up (exit code {jvm.poll()}, at most {_START:.0f} s)")
-    threading.Thread(target=_drain, args=(output,), daemon=True, name="driver-output").start()
+    threading.Thread(target=_hear, args=(output, on_word), daemon=True, name="driver-output").start()
     port, _, token = hello.decode("ascii").strip().partition(" ")
     return int(port), token
 
@@ -288,6 +317,15 @@ def _connect_gateway(port: int, token: str) -> Any:  # noqa: ANN401  py4j is not
         java_import(gateway.jvm, f"org.apache.spark.{name}")
     java_import(gateway.jvm, "scala.Tuple2")
     return gateway
+
+
+def _hear(output: IO[bytes], on_word: Callable[[str, int], None]) -> None:
+    """Pass on what the scheduler says, a word and a number a line."""
+    with output:
+        while line := output.readline(_MAX_HELLO):
+            word, _, number = line.decode("ascii", "replace").strip().partition(" ")
+            if number.isdecimal():
+                on_word(word, int(number))
 
 
 def _drain(output: IO[bytes]) -> None:

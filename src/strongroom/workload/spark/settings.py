@@ -33,9 +33,17 @@ _CLOSED_DOORS = {
     "spark.eventLog.enabled": "false",
     "spark.master.rest.enabled": "false",
     "spark.shuffle.service.enabled": "false",
-    "spark.dynamicAllocation.enabled": "false",
     "spark.shuffle.readHostLocalDisk": "false",
     "spark.sql.catalogImplementation": "in-memory",
+}
+# A worker that is drained hands its shuffle and cached blocks to other attested executors, over the encrypted wire.
+_LEAVING = {
+    "spark.decommission.enabled": "true",
+    "spark.storage.decommission.enabled": "true",
+    "spark.storage.decommission.rddBlocks.enabled": "true",
+    "spark.storage.decommission.shuffleBlocks.enabled": "true",
+    "spark.storage.decommission.replicationReattemptInterval": "2s",
+    "spark.executor.decommission.signal": "PWR",
 }
 _FILES = {
     "spark.hadoop.fs.file.impl": "strongroom.spark.WalledFileSystem",
@@ -73,7 +81,7 @@ _FILES = {
         )
     },
 }
-PROTECTIONS: Mapping[str, str] = {"spark.master": MASTER, **_WIRE, **_CLOSED_DOORS, **_FILES}
+PROTECTIONS: Mapping[str, str] = {"spark.master": MASTER, **_WIRE, **_CLOSED_DOORS, **_LEAVING, **_FILES}
 
 TUNABLE = frozenset(
     {
@@ -102,7 +110,7 @@ _TUNABLE_FAMILIES = ("spark.sql.adaptive.", "spark.sql.execution.arrow.", "spark
 _MAX_VALUE = 200
 
 # A JVM that starts an executor needs these before it can ask the driver for the rest.
-BOOTSTRAP = frozenset(_WIRE)
+BOOTSTRAP = frozenset(_WIRE | _LEAVING)
 # Spark itself adds its module options to extraJavaOptions; here they are inert, for our own code starts every JVM.
 _FORBIDDEN = re.compile(
     r"(extraClassPath|extraLibraryPath|userClassPathFirst|^spark\.metrics\.|^spark\.plugins$"
@@ -142,6 +150,25 @@ def compose_settings(*, app_name: str, host: str, scratch: Path, tuning: Mapping
         "spark.driver.bindAddress": host,
         "spark.local.dir": str(scratch / "spark"),
         "spark.sql.warehouse.dir": str(scratch / "warehouse"),
+    }
+
+
+def compose_allocation(*, cores: int, workers: int, most_workers: int) -> dict[str, str]:
+    """Return the settings of a fixed number of workers, or of one that Spark moves between ``workers`` and the most.
+
+    Without an external shuffle service, which would be one more process with the secret, Spark keeps an executor as
+    long as somebody may need its shuffle blocks.
+    """
+    if most_workers <= workers:
+        return {"spark.executor.cores": str(cores), "spark.dynamicAllocation.enabled": "false"}
+    return {
+        "spark.executor.cores": str(cores),
+        "spark.dynamicAllocation.enabled": "true",
+        "spark.dynamicAllocation.shuffleTracking.enabled": "true",
+        "spark.dynamicAllocation.minExecutors": str(workers),
+        "spark.dynamicAllocation.initialExecutors": str(workers),
+        "spark.dynamicAllocation.maxExecutors": str(most_workers),
+        "spark.dynamicAllocation.executorIdleTimeout": "20s",
     }
 
 

@@ -46,6 +46,7 @@ def job(*, tee: str = "any", location: str = "/data/flights", name: str = "delay
         inputs={"flights": JobInput(owner=ANALYST, columns=("*",), location=location)},
         outputs={"delays": JobOutput(recipients=(ANALYST,))},
         workers=2,
+        most_workers=2,
         worker_memory="2g",
         worker_cores=2,
         tee=tee,

@@ -10,6 +10,7 @@ import contextlib
 import json
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,11 +21,11 @@ from strongroom.jobs.launch.kubernetes.manifests import CONTAINER, JOB_LABEL, Jo
 from strongroom.jobs.launch.kubernetes.tunnel import Tunnel
 from strongroom.jobs.launch.kubernetes.watching import PodWatch
 from strongroom.jobs.launch.placement import PlacementError, PlacementEvent
+from strongroom.jobs.launch.wishes import Wishes
 
 _LOOK_SECONDS = 0.5
 _EVENTS_SECONDS = 2.0
 _LOG_SECONDS = 1.0
-_MOST_MEMBERS = 10_000
 _MOST_QUOTED = 300
 _LAST_LINES = 20
 _GRACE_SECONDS = 10
@@ -53,13 +54,13 @@ class KubernetesLauncher:
         self._pods = pods
         self._seed = seed
         self._on_event = on_event
-        self._restarts = restarts
+        self._dismissed: set[str] = set()
+        self._wishes = Wishes(restarts=restarts)
         self._changed = threading.Condition()
         self._watch = PodWatch(cluster, labels=f"{JOB_LABEL}={pods.name}", on_change=self._wake)
         self._driver: Object | None = None
         self._members: dict[str, str] = {}
         self._made: dict[str, float] = {}
-        self._wanted: dict[str, int] = {}
         self._number = 0
         self._port = 0
         self._closing = threading.Event()
@@ -100,7 +101,7 @@ class KubernetesLauncher:
     def want(self, role: str, count: int) -> None:
         """Make ``count`` pods of ``role`` ahead of the driver's own wish, to save time."""
         with self._lock:
-            self._wanted[role] = max(count, self._wanted.get(role, 0))
+            self._wishes.foresee(role, count)
         self._wake()
 
     @property
@@ -265,11 +266,14 @@ class KubernetesLauncher:
                 case "listening":
                     self._port = int(said["port"])
                 case "wanted":
-                    self.want(str(said["role"]), min(int(said["count"]), _MOST_MEMBERS))
+                    with self._lock:
+                        self._wishes.take(str(said["role"]), int(said["count"]))
+                case "lost":
+                    self._end_lost(str(said["name"]))
                 case "finished":
                     self._finished.set()
                     with self._lock:
-                        self._wanted.clear()
+                        self._wishes.clear()
                 case "failed":
                     self._said = str(said.get("message") or said.get("kind"))[:_MOST_QUOTED]
         except (KeyError, TypeError, ValueError):
@@ -282,6 +286,7 @@ class KubernetesLauncher:
         while not self._closing.is_set() and self.running():
             try:
                 self._reap()
+                self._end_surplus()
                 for role in self._missing():
                     self._make_member(role)
             except ClusterRefusedError as error:
@@ -302,8 +307,28 @@ class KubernetesLauncher:
 
     def _missing(self) -> list[str]:
         with self._lock:
-            have = list(self._members.values())
-            return [role for role, count in self._wanted.items() for _ in range(count - have.count(role))]
+            return self._wishes.missing(Counter(self._members.values()), now=time.monotonic())
+
+    def _end_surplus(self) -> None:
+        """Delete the newest pods beyond what is wanted; one that is deleted ends as one that was let go."""
+        with self._lock:
+            members = dict(self._members)
+            surplus = self._wishes.surplus(Counter(members.values()), now=time.monotonic())
+        for role, count in surplus.items():
+            for name in [name for name, other in members.items() if other == role][-count:]:
+                self._dismissed.add(name)
+                self._let_go(name)
+
+    def _end_lost(self, name: str) -> None:
+        """Delete a pod that the driver lost: its process may be stopped, and would never end by itself."""
+        with self._lock:
+            known = name in self._members
+        if known:
+            self._let_go(name)
+
+    def _let_go(self, name: str) -> None:
+        with contextlib.suppress(StrongroomError):  # asked again if it stays
+            self._cluster.delete("pods", name)
 
     def _make_member(self, role: str) -> None:
         if self._driver is None or self._closing.is_set():
@@ -347,13 +372,12 @@ class KubernetesLauncher:
             self._cluster.delete("pods", name)
         with self._lock:
             del self._members[name]
-            if why is None:
-                self._wanted[role] = self._wanted.get(role, 1) - 1
-            elif self._restarts <= 0:
-                self._wanted[role] = 0
-                self._trouble = f"{why}, and as many were replaced as may be{f'; it said: {said}' if said else ''}"
-            else:
-                self._restarts -= 1
+            now = time.monotonic()
+            well = why is None or name in self._dismissed
+            replaced = self._wishes.end(role, well=well, lived=now - self._made[name], now=now)
+            if not replaced and role not in self._members.values():  # the rest could go on without it
+                lost = why or f"pod {name} ended at once, again and again"
+                self._trouble = f"{lost}, and as many were replaced as may be{f'; it said: {said}' if said else ''}"
         detail: Mapping[str, Any] = {"pod": name, "why": str(why) if why else "done"}
         self._on_event(PlacementEvent(kind="ended", role=role, detail=detail))
 

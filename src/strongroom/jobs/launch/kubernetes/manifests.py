@@ -25,6 +25,7 @@ NAME_ANNOTATION = "strongroom.dev/job-name"
 CONTAINER = "workload"
 
 _TERMINATION_SECONDS = 10
+_DRAIN_SECONDS = 60  # a worker hands its blocks to others before it leaves
 _OVERHEAD_MEBIBYTES = 768  # Python, Arrow and the JVM's own memory beside a worker's heap
 _REPORTS = "/sys/kernel/config"
 _NOT_DNS = re.compile(r"[^a-z0-9]+")
@@ -62,7 +63,8 @@ class JobPods:
     def member(self, role: str, number: int, *, driver: tuple[str, int], owner: Manifest) -> Manifest:
         """Return the pod of worker or egress ``number``, which proves itself to the driver at that address."""
         argv = ["--driver", f"{driver[0]}:{driver[1]}", "--job-digest", self.digest, "--directory", self.directory]
-        return owned(self._pod(role, f"{self.name}-{role}-{number}", argv), owner)
+        name = f"{self.name}-{role}-{number}"
+        return owned(self._pod(role, name, [*argv, "--name", name]), owner)
 
     def network_policy(self, *, owner: Manifest) -> Manifest:
         """Return the policy by which only the job's own pods reach each other; the API server's tunnels come anyway."""
@@ -180,7 +182,7 @@ class JobPods:
                 "seccompProfile": {"type": "RuntimeDefault"},
             },
             "serviceAccountName": settings.service_account,
-            "terminationGracePeriodSeconds": _TERMINATION_SECONDS,
+            "terminationGracePeriodSeconds": _DRAIN_SECONDS if role == "worker" else _TERMINATION_SECONDS,
             "volumes": volumes,
         }
         if chosen.runtime_class:
