@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "attestation"))
 from amd_vendor import AmdVendor, certificate_table
 from azure_guest import evidence, hcl_report, runtime_data
 from cryptography.hazmat.primitives.serialization import Encoding
+from ra_tls_maker import FORMS, make_certificate
 
 from strongroom.attestation.amd_endorsements import parse_amd_endorsements
 from strongroom.attestation.anchors import TrustAnchor
@@ -31,6 +32,7 @@ from strongroom.attestation.evidence.der import DerValue
 from strongroom.attestation.evidence.event_log import parse_event_log, replay
 from strongroom.attestation.evidence.nitro import parse_nitro
 from strongroom.attestation.evidence.pck import parse_pck_chain
+from strongroom.attestation.evidence.ra_tls import parse_ra_tls
 from strongroom.attestation.evidence.scale import unwrap_scale
 from strongroom.attestation.evidence.snp import parse_certificate_table, parse_snp_report
 from strongroom.attestation.explain import describe_quote
@@ -78,6 +80,10 @@ def _evidence_json(data: bytes) -> object:
     except (ValueError, RecursionError):  # whoever receives it parses JSON first
         return None
     return Evidence.from_json(value)
+
+
+def _certificate(data: bytes) -> object:
+    return parse_ra_tls(data).binding(ASKED)
 
 
 def _judge(data: bytes) -> object:
@@ -154,6 +160,7 @@ def targets() -> Mapping[str, Target]:
                 + bytes.fromhex("01010000600000006000000001000000") + bytes(1768),
             ),
         ),
+        "ra_tls": Target(feed=_certificate, seeds=tuple(make_certificate(form, lambda _: sgx) for form in FORMS)),
         "appraisal_policy": Target(
             feed=_text(AppraisalPolicy.parse), seeds=(b'statuses = ["UpToDate"]\n[snp_minimum.Milan]\nsnp = 3\n',)
         ),

@@ -1,5 +1,6 @@
 """Judge real quotes of Intel machines with the collateral of their day; the folder is named by STRONGROOM_VECTORS."""
 
+import contextlib
 import json
 import os
 import warnings
@@ -11,14 +12,19 @@ import pytest
 
 from strongroom.attestation.anchors import INTEL
 from strongroom.attestation.appraisal import CollateralMemory, Verifier
+from strongroom.attestation.collateral import parse_collateral
 from strongroom.attestation.collateral_sources import CollateralFile
 from strongroom.attestation.evidence import Evidence, parse_quote
 from strongroom.attestation.evidence.event_log import parse_event_log, replay
 from strongroom.attestation.evidence.pck import parse_pck_chain
+from strongroom.attestation.evidence.quote import INTEL_QE_VENDOR
 from strongroom.attestation.explain import describe_quote, explain_verdict
 from strongroom.attestation.facts import verify_quote
 from strongroom.attestation.failures import MalformedEvidenceError, MeasurementError
 from strongroom.attestation.reference_values import measure_domain
+from strongroom.errors import StrongroomError
+from strongroom.parties.evidence_files import EvidenceFile, read_evidence
+from strongroom.parties.inspection import inspect_path
 
 VECTORS = Path(os.environ.get("STRONGROOM_VECTORS", Path(__file__).resolve().parents[3] / "shared" / "vectors"))
 pytestmark = pytest.mark.vectors
@@ -183,3 +189,43 @@ def test_formats_nobody_verifies_any_more_fail_cleanly() -> None:
         assert (facts["verdict"], facts["step"]) == ("rejected", "certificates")
     for other in ("google-go-tdx-guest/report.dat", "dstack/nitro_attestation.bin"):
         assert judge(VERIFIED[0], load(other))["step"] == "format"
+
+
+def found_evidence() -> list[tuple[Path, EvidenceFile]]:
+    """Return every file of the folder in which there is a DCAP quote, in whatever form."""
+    found = []
+    for path in sorted(one for one in VECTORS.rglob("*") if one.is_file()):
+        for name in (path, *(Path(f"{path}#{number}") for number in range(2))):
+            with contextlib.suppress(StrongroomError):
+                one = read_evidence(name)
+                if one.quote[12:28] == INTEL_QE_VENDOR:
+                    found.append((name, one))
+    return found
+
+
+def test_every_quote_in_the_folder_agrees_with_the_library_whatever_form_it_is_in() -> None:
+    """More quotes may lie there than are listed; with every collateral, ours is never the milder verdict."""
+    texts = [(VECTORS / name).read_text() for name in sorted({case["collateral"] for case in CASES})]
+    windows = [int(parse_collateral(text).expires.timestamp()) - 60 for text in texts]
+    found = found_evidence()
+    assert len(found) >= 20
+    assert {one.certificate.form for _, one in found if one.certificate} == {"interoperable RA-TLS", "legacy RA-TLS"}
+    for name, one in found:
+        for text, now in zip(texts, windows, strict=True):
+            facts = verify_quote(one.quote, collateral=text, now=datetime.fromtimestamp(now, UTC))
+            try:
+                engine = dcap_qvl.QuoteCollateralV3.from_json(text)
+                theirs = dcap_qvl.verify_with_root_ca(one.quote, engine, INTEL.root_der, now)
+            except ValueError:
+                assert facts["verdict"] == "rejected", name
+            else:
+                assert (facts["status"], facts["advisories"]) == (theirs.status, theirs.advisory_ids), name
+
+
+def test_real_ra_tls_certificates_commit_to_their_keys_and_are_never_sufficient() -> None:
+    certificates = sorted((VECTORS / "ra-tls-certs").rglob("*.pem"))
+    assert len(certificates) == 5
+    for path in certificates:
+        shown = inspect_path(path)
+        assert (shown.kind, shown.facts["sufficient"]) == ("RA-TLS certificate", False)
+        assert shown.facts["binding"].startswith("SHA-256 of"), path

@@ -119,7 +119,7 @@ class Verifier:
         objections = self.policy.evaluate(claims, now=now)
         if objections:
             raise objections[0]
-        _verify_event_log(evidence, claims)
+        verify_event_log(evidence.event_log, claims)
         if not same(claims.quote.report_data, report_data):
             raise ReportDataError(
                 "REPORTDATA is not the value expected of this role, nonce, channel, keys and job",
@@ -139,21 +139,21 @@ class Verifier:
         )
 
 
-def _verify_event_log(evidence: Evidence, claims: AnyClaims) -> None:
-    """Raise MeasurementError if a log is presented that does not explain RTMR0-RTMR2.
+def verify_event_log(event_log: bytes, claims: AnyClaims) -> None:
+    """Raise MeasurementError if a log is presented that does not explain RTMR0-RTMR2; an empty one presents nothing.
 
     RTMR3 belongs to what runs after boot, which the boot log does not see.
     """
-    if not evidence.event_log:
+    if not event_log:
         return
     quote = claims.quote
     if not isinstance(quote, TdxQuote):
         raise MalformedEvidenceError(
             field="evidence.event_log",
-            got=f"{len(evidence.event_log)} bytes",
+            got=f"{len(event_log)} bytes",
             expected="none: only TDX has registers for a boot event log",
         )
-    replayed = replay(parse_event_log(evidence.event_log))
+    replayed = replay(parse_event_log(event_log))
     for index in range(_BOOT_REGISTERS):
         if not same(replayed[index], quote.report.rtmrs[index]):
             raise MeasurementError(
@@ -182,4 +182,5 @@ __all__ = [
     "TrustAnchor",
     "Verifier",
     "grade",
+    "verify_event_log",
 ]

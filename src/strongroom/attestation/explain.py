@@ -97,7 +97,11 @@ def explain_quote(data: bytes) -> dict[str, Any]:
         return _explain_nitro(parse_nitro(data), len(data))
     if looks_like_azure(data):
         return _explain_azure(parse_azure(data), len(data))
-    quote = parse_quote(data)
+    return explain_parsed(parse_quote(data))
+
+
+def explain_parsed(quote: Quote) -> dict[str, Any]:
+    """Return what a parsed SGX or TDX quote says of itself, with the keys of :func:`explain_quote`."""
     signature = quote.signature
     return {
         "verified": False,
@@ -211,19 +215,27 @@ def explain_verdict(facts: Mapping[str, Any]) -> str:
         if "revocation" in facts["claims"]["collateral"]:
             lines.append(f"revocation       {facts['claims']['collateral']['revocation']}")
         lines.append(f"platform status  {', '.join([facts['status'], *facts['advisories']])}")
+        lines += _refusal("for UpToDate", "", facts["claims"].get("remedy", ""))[1:]
     else:
-        lines.append(f"rejected at step {facts['step']}: {facts['reason']}")
-        if facts["hint"]:
-            lines.append(f"hint: {facts['hint']}")
+        lines += _refusal(f"rejected at step {facts['step']}", facts["reason"], facts["hint"])
     if facts["simulated"]:
         lines.append("simulated: the root given is not a hardware vendor's; this protects nothing")
     if "accepted" in facts and facts["verdict"] == "verified":
         lines.append("accepted by the policy" if facts["accepted"] else "not accepted by the policy:")
         for objection in facts["reasons"]:
-            lines.append(f"  {objection['step']}: {objection['reason']}")
-            if objection["hint"]:
-                lines.append(f"    hint: {objection['hint']}")
+            lines += [f"  {line}" for line in _refusal(objection["step"], objection["reason"], objection["hint"])]
     return "\n".join(lines)
+
+
+def _refusal(step: str, reason: str, hint: str) -> list[str]:
+    """Return a refusal as lines: each thing that is behind on one of its own, and what to do."""
+    head, _, behind = reason.partition(": ") if " is " in reason and ", needs " in reason else (reason, "", "")
+    lines = [f"{step}: {head}", *(f"  {one}" for one in behind.split("; ") if one)]
+    if not hint:
+        return lines
+    what, _, do = hint.rpartition(": ") if ", needs " in hint else ("", "", hint)
+    lines += [f"  {one}" for one in what.split("; ") if one and one not in behind]
+    return [*lines, f"what to do: {do}"]
 
 
 def _features(quote: Quote) -> dict[str, list[str]]:

@@ -10,9 +10,11 @@ from datetime import datetime
 from typing import Any
 
 from strongroom.attestation.anchors import INTEL, TrustAnchor
-from strongroom.attestation.appraisal import grade
+from strongroom.attestation.appraisal import grade, verify_event_log
 from strongroom.attestation.criteria import AppraisalPolicy
-from strongroom.attestation.genuineness import ignore, verify_evidence
+from strongroom.attestation.evidence.ra_tls import RaTlsCertificate
+from strongroom.attestation.failures import ReportDataError
+from strongroom.attestation.genuineness import AnyClaims, ignore, verify_evidence
 from strongroom.errors import EvidenceError
 
 
@@ -23,12 +25,15 @@ def verify_quote(
     now: datetime,
     anchor: TrustAnchor = INTEL,
     policy: AppraisalPolicy | None = None,
+    event_log: bytes = b"",
+    certificate: RaTlsCertificate | None = None,
 ) -> dict[str, Any]:
     """Return the facts about a quote or report in the stable JSON shape; raises nothing on account of its arguments.
 
     Always: ``verdict`` (``verified`` or ``rejected``), ``status``, ``advisories``, ``step``, ``reason``, ``hint``,
     ``claims``, ``simulated``. A rejected quote has step, reason and hint, and neither status nor claims; a verified one
-    the reverse. With ``policy`` also ``accepted``, ``reasons`` (every objection, each with its step) and ``tier``.
+    the reverse. With ``policy`` also ``accepted``, ``reasons`` (every objection, each with its step) and ``tier``; with
+    a ``certificate``, around the quote, also :func:`describe_certificate`. A boot ``event_log`` must replay.
     """
     facts: dict[str, Any] = {
         "verdict": "rejected",
@@ -40,8 +45,13 @@ def verify_quote(
         "claims": {},
         "simulated": anchor.simulated,
     }
+    if certificate is not None:
+        facts["certificate"] = describe_certificate(certificate)
     try:
         claims = verify_evidence(quote, choose=lambda: collateral, anchor=anchor, now=now, remember=ignore)
+        verify_event_log(event_log, claims)
+        if certificate is not None:
+            facts["certificate"]["binding"] = _verify_binding(certificate, claims)
     except EvidenceError as error:
         facts |= {"step": error.step, "reason": error.message, "hint": error.hint}
         if policy is not None:
@@ -62,6 +72,34 @@ def verify_quote(
             "tier": grade(policy.rate(claims), anchor=anchor).value,
         }
     return facts
+
+
+def reject(error: EvidenceError, *, simulated: bool) -> dict[str, Any]:
+    """Return the same shape for a file in which there is nothing to verify."""
+    facts: dict[str, Any] = {"verdict": "rejected", "status": None, "advisories": [], "claims": {}}
+    return facts | {"step": error.step, "reason": error.message, "hint": error.hint, "simulated": simulated}
+
+
+def describe_certificate(certificate: RaTlsCertificate) -> dict[str, Any]:
+    """Return what an RA-TLS certificate says, and that it is never sufficient."""
+    return {
+        "form": certificate.form,
+        "nonce": certificate.nonce.hex(),
+        "not_after": f"{certificate.not_after:%FT%TZ}",
+        "binding": "",
+        "sufficient": False,
+        "warning": "evidence in a certificate can be replayed and relayed; a channel needs evidence of its own session",
+    }
+
+
+def _verify_binding(certificate: RaTlsCertificate, claims: AnyClaims) -> str:
+    binding = certificate.binding(claims.quote.report_data)
+    if not binding:
+        raise ReportDataError(
+            "the quote does not commit to the key of the certificate around it",
+            hint="somebody put another TEE's quote into a certificate of their own",
+        )
+    return binding
 
 
 def _reason(error: EvidenceError) -> dict[str, str]:

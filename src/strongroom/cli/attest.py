@@ -12,7 +12,7 @@ from strongroom.cli.attest_collateral import collateral as collateral_forms
 from strongroom.cli.attest_policy import explain, test_policy, verify_service_token
 from strongroom.cli.screen import Screen
 from strongroom.cli.verb import VerbGroup, broker_option, home_option, verb
-from strongroom.errors import UsageError
+from strongroom.errors import EvidenceError, UsageError
 
 NOT_TRUSTED = 4
 
@@ -31,7 +31,7 @@ def attest() -> None:
         "strongroom attest verify quote.bin --collateral platform/collateral.json --root platform/root.der",
     ),
 )
-@click.argument("quote", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("quote", type=click.Path(dir_okay=False, path_type=Path))
 @click.option(
     "--collateral",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -51,29 +51,51 @@ def attest() -> None:
     metavar="FILE",
     help="An appraisal policy (TOML); without one only facts are stated.",
 )
+@click.option(
+    "--event-log",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="The boot event log of a trust domain (CCEL), which must replay to the quote's registers.",
+)
 def _verify(
-    screen: Screen, *, quote: Path, collateral: Path | None, root: Path | None, at: float | None, policy: Path | None
+    screen: Screen,
+    *,
+    quote: Path,
+    collateral: Path | None,
+    root: Path | None,
+    at: float | None,
+    policy: Path | None,
+    event_log: Path | None,
 ) -> int:
     """Verify the QUOTE in a file: genuine, intact, not revoked, not debug.
 
-    QUOTE is raw bytes, hexadecimal text or evidence in JSON. Exit code 0 if it is verified (and, with a policy,
-    accepted), else 4. Nothing binds a quote in a file to anybody: a verified one is no reason to give anyone
-    anything.
+    QUOTE is raw bytes, hexadecimal or base64 text, JSON with a quote in it, or an RA-TLS certificate; FILE#1 is the
+    second quote in a file of several. Exit code 0 if it is verified (and, with a policy, accepted), else 4. Nothing
+    binds a quote in a file to anybody: a verified one is no reason to give anyone anything, and a certificate around
+    it changes nothing about that.
     """
     from strongroom.attestation.anchors import INTEL, TrustAnchor
     from strongroom.attestation.collateral_sources import read_collateral
     from strongroom.attestation.criteria import AppraisalPolicy
-    from strongroom.attestation.facts import verify_quote
-    from strongroom.parties.inspection import read_quote
+    from strongroom.attestation.facts import reject, verify_quote
+    from strongroom.parties.evidence_files import read_evidence
 
     anchor = INTEL if root is None else TrustAnchor(root_der=root.read_bytes(), simulated=True)
-    facts = verify_quote(
-        read_quote(quote),
-        collateral="" if collateral is None else read_collateral(collateral),
-        now=datetime.now(UTC) if at is None else _time(at),
-        anchor=anchor,
-        policy=None if policy is None else AppraisalPolicy.parse(_text(policy)),
-    )
+    now = datetime.now(UTC) if at is None else _time(at)
+    rules = None if policy is None else AppraisalPolicy.parse(_text(policy))
+    try:
+        found = read_evidence(quote)
+        facts = verify_quote(
+            found.quote,
+            collateral="" if collateral is None else read_collateral(collateral),
+            now=now,
+            anchor=anchor,
+            policy=rules,
+            event_log=found.event_log if event_log is None else event_log.read_bytes(),
+            certificate=found.certificate,
+        )
+    except EvidenceError as error:
+        facts = reject(error, simulated=anchor.simulated)
     if collateral is None and facts["step"] == "collateral":
         facts |= {"reason": "no collateral was given", "hint": "name the platform's collateral: --collateral FILE"}
     if anchor.simulated:

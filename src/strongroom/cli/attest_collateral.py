@@ -41,14 +41,15 @@ def _fetch(
     from strongroom.attestation.collateral_sources import CollateralFolder
     from strongroom.attestation.evidence.pck import parse_pck_chain
     from strongroom.attestation.evidence.quote import parse_quote
+    from strongroom.attestation.genuineness import hardware_part
     from strongroom.attestation.pcs import INTEL_PCS, CollateralService
-    from strongroom.parties.inspection import read_quote
+    from strongroom.parties.evidence_files import read_evidence
 
     client = CollateralService(service or INTEL_PCS, update="early" if early else "standard", proxy=proxy)
     place = CollateralFolder(folder)
     wanted = {}
     for path in quotes:
-        quote = parse_quote(read_quote(path))
+        quote = parse_quote(hardware_part(read_evidence(path).quote))
         target = place.place_of(quote)
         wanted[target] = (quote, parse_pck_chain(quote.signature.pck_chain))
     for target, (quote, chain) in wanted.items():

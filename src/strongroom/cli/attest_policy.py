@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 import click
 
-from strongroom.cli.screen import Screen
+from strongroom.cli.screen import Screen, paint
 from strongroom.cli.verb import verb
-from strongroom.errors import UsageError
+from strongroom.errors import EvidenceError, UsageError
 
 NOT_TRUSTED = 4
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -43,7 +44,6 @@ def test_policy(
     from strongroom.attestation.anchors import INTEL, TrustAnchor
     from strongroom.attestation.criteria import AppraisalPolicy
     from strongroom.attestation.rehearsal import CollateralShelf, rehearse
-    from strongroom.parties.inspection import read_quote
 
     now = datetime.now(UTC) if at is None else _time(at)
     anchor = INTEL if root is None else TrustAnchor(root_der=root.read_bytes(), simulated=True)
@@ -53,7 +53,7 @@ def test_policy(
     sets = {"today": collateral, **({"early": early} if early else {})}
     rows = rehearse(
         AppraisalPolicy.parse(_text(policy)),
-        {path.name: read_quote(path) for path in files},
+        _read_all(files),
         sets={name: CollateralShelf(folder, now=now) for name, folder in sets.items()},
         anchor=anchor,
         now=now,
@@ -85,7 +85,7 @@ def test_policy(
         "strongroom attest explain quote.bin --collateral collateral.json --policy accept.toml",
     ),
 )
-@click.argument("quote", type=_FILE)
+@click.argument("quote", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--collateral", type=_FILE, metavar="FILE", help="Verify it too, with this collateral of its platform.")
 @click.option("--root", type=_FILE, metavar="DER", help="Verify under this root instead of the vendors'; simulated.")
 @click.option("--at", type=float, metavar="UNIX", help="Verify as of this time instead of now.")
@@ -98,12 +98,16 @@ def explain(
     from strongroom.attestation.collateral_sources import read_collateral
     from strongroom.attestation.criteria import AppraisalPolicy
     from strongroom.attestation.explain import describe_quote, explain_quote, explain_verdict
-    from strongroom.attestation.facts import verify_quote
-    from strongroom.parties.inspection import read_quote
+    from strongroom.attestation.facts import describe_certificate, verify_quote
+    from strongroom.parties.evidence_files import read_evidence
 
-    data = read_quote(quote)
+    found = read_evidence(quote)
+    data = found.quote
     said = explain_quote(data)
     lines = describe_quote(data).splitlines()
+    if found.certificate is not None:
+        said["certificate"] = describe_certificate(found.certificate)
+        lines += ["certificate:", *(f"  {name:<24}{value}" for name, value in said["certificate"].items())]
     if collateral is not None:
         anchor = INTEL if root is None else TrustAnchor(root_der=root.read_bytes(), simulated=True)
         facts = verify_quote(
@@ -112,12 +116,14 @@ def explain(
             now=datetime.now(UTC) if at is None else _time(at),
             anchor=anchor,
             policy=None if policy is None else AppraisalPolicy.parse(_text(policy)),
+            event_log=found.event_log,
+            certificate=found.certificate,
         )
         said["verdict"] = facts
         lines += ["", *explain_verdict(facts).splitlines()]
     elif policy is not None:
         raise UsageError("a policy is about verified quotes", hint="name the collateral as well: --collateral FILE")
-    screen.result(said, text=lines)
+    screen.result(said, text=map(paint, lines))
 
 
 @verb(
@@ -150,6 +156,19 @@ def verify_service_token(
         now=datetime.now(UTC) if at is None else _time(at),
     ).to_json()
     screen.result(result, text=[f"{name:12} {value}" for name, value in result.items()])
+
+
+def _read_all(files: Sequence[Path]) -> dict[str, bytes]:
+    """Return the evidence in each file; a file with none in it stands for itself, and is refused by its name."""
+    from strongroom.parties.evidence_files import read_evidence
+
+    found: dict[str, bytes] = {}
+    for path in files:
+        try:
+            found[path.name] = read_evidence(path).quote
+        except EvidenceError:
+            found[path.name] = path.read_bytes()
+    return found
 
 
 def _text(file: Path) -> str:

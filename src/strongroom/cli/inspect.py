@@ -12,6 +12,8 @@ import click
 from strongroom.cli.screen import Screen
 from strongroom.cli.verb import verb
 
+_WIDE = 200
+
 
 @verb(
     examples=(
@@ -24,8 +26,9 @@ from strongroom.cli.verb import verb
 def inspect(screen: Screen, *, path: Path) -> None:
     """Say what a file is and what it claims.
 
-    Knows quotes, evidence, signed documents, checkpoints, dataset directories, copies of a ledger, and policies and
-    jobs in TOML, by their content. It shows claims and proves none: `attest verify` and `audit` do.
+    Knows quotes, evidence, RA-TLS certificates, boot event logs, collateral, signed documents, checkpoints, dataset
+    directories, copies of a ledger, and policies and jobs in TOML, by their content. It shows claims and proves none:
+    `attest verify` and `audit` do.
     """
     from strongroom.parties.inspection import inspect_path
 
@@ -41,6 +44,9 @@ def _lines(value: Any, indent: str) -> Iterator[str]:  # noqa: ANN401  plain JSO
         if isinstance(one, dict) or (isinstance(one, list) and any(isinstance(part, dict) for part in one)):
             yield f"{indent}{name}"
             yield from _lines(one, indent + "  ")
+        elif isinstance(one, list) and sum(len(str(part)) for part in one) > _WIDE:
+            yield f"{indent}{name}"
+            yield from (f"{indent}  {part!s}" for part in one)
         elif isinstance(one, list):
             yield f"{indent}{name!s:{widest}}  {', '.join(map(str, one))}"
         else:

@@ -45,7 +45,7 @@ class Screen:
         """Say that a simulated TEE is in play (stderr)."""
         self._talk.print(f"[yellow]{SIMULATED}[/yellow]")
 
-    def result(self, value: Mapping[str, Any], *, text: Iterable[str | Table] = ()) -> None:
+    def result(self, value: Mapping[str, Any], *, text: Iterable[str | Text | Table] = ()) -> None:
         """Print the verb's result: ``value`` as one JSON object, or ``text`` line by line for people."""
         if self.as_json:
             click.echo(json.dumps(value, indent=2, ensure_ascii=False))
@@ -131,6 +131,25 @@ def _cell(value: object) -> str:
     if isinstance(value, float | Decimal) and math.isfinite(value):
         return f"{value:,.1f}" if abs(float(value)) >= _LARGE else f"{value:.4g}"
     return str(value)
+
+
+def paint(line: str) -> Text:
+    """Return one line of an explanation for a terminal: verdicts, concerns and titles in colour, the rest as it is."""
+    text = show(line)
+    for pattern, style in _PAINT:
+        text.highlight_regex(pattern, style)
+    return text
+
+
+_PAINT = (
+    (r"^(verified|accepted by the policy)\b", "bold green"),
+    (r"^(rejected|not accepted)\b[^:]*", "bold red"),
+    (r"^(concern|simulated|warning):?.*", "yellow"),
+    (r"^\s*what to do:", "bold cyan"),
+    (r"^[a-z ]+:$", "bold"),
+    (r"is \d+, needs \d+", "red"),
+    (r"INTEL-SA-\d+", "magenta"),
+)
 
 
 def _colourless() -> bool | None:

@@ -9,30 +9,32 @@ from __future__ import annotations
 import base64
 import dataclasses
 import json
-import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from strongroom.attestation.evidence import Evidence, Quote, parse_quote
+from strongroom.attestation.collateral import parse_collateral
+from strongroom.attestation.evidence import Quote, parse_quote
 from strongroom.attestation.evidence.azure import looks_like_azure
+from strongroom.attestation.evidence.event_log import parse_event_log, replay
 from strongroom.attestation.evidence.nitro import looks_like_nitro
-from strongroom.attestation.evidence.scale import unwrap_scale
+from strongroom.attestation.evidence.ra_tls import looks_like_certificate, parse_ra_tls
 from strongroom.attestation.evidence.snp import looks_like_snp
-from strongroom.attestation.explain import explain_quote
+from strongroom.attestation.explain import explain_parsed, explain_quote
+from strongroom.attestation.facts import describe_certificate
 from strongroom.envelope.manifest import MANIFEST_FILE, read_manifest
 from strongroom.errors import EvidenceError, StrongroomError, UsageError
 from strongroom.jobs import SignedJob
 from strongroom.ledger import SignedCheckpoint
+from strongroom.parties.evidence_files import find_evidence, find_in_json
 from strongroom.policy import parse_policy_toml, policy_digest, policy_document
 from strongroom.statements import Statement, StatementError
 
 _MAX_BYTES = 8 << 20
-_HEX = re.compile(rb"^\s*(0x)?([0-9a-fA-F\s]+)$")
+_JSON = (b"{", b"[", b'"')
 _ENCRYPTED_PARQUET, _PARQUET = b"PARE", b"PAR1"
-_QUOTE_VERSIONS = (3, 4, 5)
 
 
 class UnknownContentError(UsageError):
@@ -52,7 +54,7 @@ def inspect_path(path: Path) -> Finding:
     if path.is_dir():
         return _inspect_directory(path)
     data = _read(path)
-    for look in (_parquet, _quote, _json, _checkpoint, _toml):
+    for look in (_parquet, _quote, _event_log, _json, _checkpoint, _toml):
         found = look(data)
         if found is not None:
             return found
@@ -60,26 +62,6 @@ def inspect_path(path: Path) -> Finding:
         f"{path} is nothing that Strongroom knows",
         hint="it can show quotes, evidence, signed documents, checkpoints, datasets, policies and jobs in TOML",
     )
-
-
-def read_quote(path: Path) -> bytes:
-    """Return the quote in a file: raw bytes, hexadecimal text, evidence in JSON, or what an agent wrapped in SCALE."""
-    data = _read(path)
-    text = _HEX.match(data)
-    if text is not None:
-        digits = b"".join(text[2].split())
-        if len(digits) % 2 == 0:
-            return bytes.fromhex(digits.decode())
-    if looks_like_azure(data.strip()):
-        return data.strip()
-    if data.lstrip()[:1] == b"{":
-        try:
-            return Evidence.from_json(json.loads(data)).quote
-        except (ValueError, RecursionError) as error:
-            raise UsageError(
-                f"{path} is not evidence in JSON", hint="give the quote's bytes, hex, or evidence"
-            ) from error
-    return unwrap_scale(data)
 
 
 def _inspect_directory(path: Path) -> Finding:
@@ -104,21 +86,49 @@ def _parquet(data: bytes) -> Finding | None:
 
 
 def _quote(data: bytes) -> Finding | None:
-    raw = data
-    text = _HEX.match(data)
-    if text is not None and len(digits := b"".join(text[2].split())) % 2 == 0:
-        raw = bytes.fromhex(digits.decode())
-    raw = unwrap_scale(raw)
-    if looks_like_azure(raw.strip()) or looks_like_nitro(raw):
-        return _outline(raw.strip() if looks_like_azure(raw.strip()) else raw)
-    if int.from_bytes(raw[:2], "little") not in _QUOTE_VERSIONS and not looks_like_snp(raw):
+    if looks_like_certificate(data):
+        return _certificate(data)
+    raw = None if data.lstrip()[:1] in _JSON and not looks_like_azure(data.strip()) else find_evidence(data)
+    if raw is None:
         return None
+    if looks_like_azure(raw) or looks_like_nitro(raw):
+        return _outline(raw)
     try:
         if looks_like_snp(raw):
             return Finding(kind="SNP report", facts=explain_quote(raw))
         return _describe_quote(parse_quote(raw))
     except EvidenceError as error:
         return Finding(kind="damaged quote", facts={"step": error.step, "reason": error.message})
+
+
+def _certificate(data: bytes) -> Finding | None:
+    """Return an RA-TLS certificate with the quote in it; another certificate is nothing that is shown here."""
+    try:
+        certificate = parse_ra_tls(data)
+        quote = parse_quote(certificate.quote)
+    except EvidenceError:
+        return None
+    facts = describe_certificate(certificate)
+    facts["binding"] = certificate.binding(quote.report_data) or "NONE: the quote does not commit to this key"
+    return Finding(kind="RA-TLS certificate", facts={**facts, "quote": dict(_describe_quote(quote).facts)})
+
+
+def _event_log(data: bytes) -> Finding | None:
+    if b"Spec ID Event03" not in data[:64]:
+        return None
+    try:
+        events = parse_event_log(data)
+    except EvidenceError as error:
+        return Finding(kind="damaged event log", facts={"step": error.step, "reason": error.message})
+    registers = {f"rtmr{index}": value.hex() for index, value in enumerate(replay(events))}
+    listed = [f"rtmr{one.register} type {one.type:#x} {one.digest.hex()[:24]}.. {_words(one.data)}" for one in events]
+    return Finding(kind="boot event log (CCEL)", facts={"events": len(events), **registers, "log": listed})
+
+
+def _words(data: bytes) -> str:
+    """Return what can be read in an event's data, which is its writer's word alone."""
+    text = data.decode("utf-16-le" if data[1:2] == b"\0" else "utf-8", errors="ignore")
+    return "".join(one for one in text if one.isprintable())[:60]
 
 
 def _outline(data: bytes) -> Finding:
@@ -130,6 +140,7 @@ def _outline(data: bytes) -> Finding:
 
 
 def _describe_quote(quote: Quote) -> Finding:
+    said = explain_parsed(quote)
     return Finding(
         kind=f"{quote.tee.upper()} quote",
         facts={
@@ -137,6 +148,7 @@ def _describe_quote(quote: Quote) -> Finding:
             "report_data": quote.report_data.hex(),
             "header": _plain(quote.header),
             "report": _plain(quote.report),
+            **{name: said[name] for name in ("features", "quoting_enclave", "platform", "concerns")},
             "certification_type": quote.signature.certification_type,
             "bytes": quote.size,
             "padding": quote.padding,
@@ -145,12 +157,13 @@ def _describe_quote(quote: Quote) -> Finding:
 
 
 def _json(data: bytes) -> Finding | None:
-    if data.lstrip()[:1] != b"{":
+    if data.lstrip()[:1] not in _JSON:
         return None
     readers: tuple[Callable[[], Finding], ...] = (
         lambda: _statement(Statement.decode(data)),
         lambda: _signed_job(data),
-        lambda: _describe_quote(parse_quote(Evidence.from_json(json.loads(data)).quote)),
+        lambda: _collateral(data),
+        lambda: _describe_quote(parse_quote(_only_quote(data))),
     )
     for read in readers:
         try:
@@ -158,6 +171,29 @@ def _json(data: bytes) -> Finding | None:
         except (StrongroomError, ValueError, RecursionError):
             continue
     return None
+
+
+def _only_quote(data: bytes) -> bytes:
+    (found,) = find_in_json(data)
+    return found
+
+
+def _collateral(data: bytes) -> Finding:
+    found = parse_collateral(data.decode())
+    parts = (found.tcb_info, found.qe_identity, found.root_crl, found.pck_crl)
+    levels = [f"{one['tcbStatus']} of {one['tcbDate'][:10]}" for one in found.tcb_info.body["tcbLevels"]]
+    facts = {
+        "tee": found.tcb_info.id,
+        "fmspc": found.fmspc,
+        "authority": found.pck_crl.issuer.rfc4514_string(),
+        "evaluation_number": found.tcb_info.evaluation_number,
+        "valid_from": f"{max(part.issued for part in parts):%FT%TZ}",
+        "valid_until": f"{found.expires:%FT%TZ}",
+        "revoked": len(found.root_crl.revoked) + len(found.pck_crl.revoked),
+        "levels": levels,
+        "digest": found.digest,
+    }
+    return Finding(kind="collateral", facts=facts)
 
 
 def _signed_job(data: bytes) -> Finding:

@@ -31,6 +31,15 @@ class DerValue:
             raise _malformed(where, f"{len(rest)} bytes after the value", "none")
         return value
 
+    @property
+    def encoded(self) -> bytes:
+        """Return the value with its tag and length: the bytes it was read from, since only one encoding is read."""
+        length = len(self.content)
+        if length < _LONG_FORM:
+            return bytes([self.tag, length]) + self.content
+        octets = length.to_bytes((length.bit_length() + 7) // 8, "big")
+        return bytes([self.tag, _LONG_FORM | len(octets)]) + octets + self.content
+
     def expect(self, tag: int) -> DerValue:
         """Return this value if it has ``tag``."""
         if self.tag != tag:
