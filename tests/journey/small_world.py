@@ -38,7 +38,7 @@ from strongroom.parties.owner import Owner
 from strongroom.parties.trust import Trust
 from strongroom.statements import SigningKey
 
-ROLES = (Role.BROKER, Role.DRIVER, Role.WORKER, Role.EGRESS)
+ROLES = (Role.BROKER, Role.DRIVER, Role.WORKER, Role.EGRESS, Role.ENDPOINT)
 PURPOSE = "basket-statistics"
 PASSWORD = b"a long enough password"
 MARKER = "Zebrafinch-customer"  # stands in the data and nowhere else

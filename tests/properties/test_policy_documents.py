@@ -40,6 +40,26 @@ def _lists(items: st.SearchStrategy[str], most: int = 4) -> st.SearchStrategy[li
     return st.lists(items, max_size=most, unique_by=lambda text: text.rpartition(":")[2])
 
 
+serving = st.fixed_dictionaries(
+    {
+        "callers": _lists(parties),
+        "quotas": st.lists(
+            st.fixed_dictionaries({"answers": st.integers(1, 10**9), "seconds": st.integers(1, 86_400)}),
+            min_size=1,
+            max_size=3,
+        ),
+        "answers": st.fixed_dictionaries(
+            {
+                "kinds": _lists(st.sampled_from(["labels", "scores", "text"])),
+                "digits": st.integers(1, 15),
+                "tokens": st.integers(1, 1_000_000),
+            },
+            optional={"top": st.integers(1, 100)},
+        ),
+    }
+)
+
+
 @st.composite
 def policies(draw: st.DrawFn) -> dict[str, Any]:
     """Draw a policy document that is valid."""
@@ -76,6 +96,9 @@ def policies(draw: st.DrawFn) -> dict[str, Any]:
         },
         "outputs": outputs,
     }
+    if draw(st.booleans()):
+        document["serving"] = draw(serving)
+        document["tee"]["measurements"]["endpoint"] = ["tdx:" + "b" * 96]
     if draw(st.booleans()):
         document["max_uses"] = draw(st.integers(1, 10**9))
     return document

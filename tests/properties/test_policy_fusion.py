@@ -22,6 +22,8 @@ from strongroom.policy import (
     MinimumGroup,
     OutputRules,
     Programs,
+    Quota,
+    ServingRules,
     TeeRequirements,
     evaluate,
     fuse,
@@ -42,6 +44,19 @@ def _one_each(parties: tuple[PartyId, ...]) -> tuple[PartyId, ...]:
 
 some_parties = st.lists(st.sampled_from(PARTIES), max_size=4).map(tuple).map(_one_each)
 moments = st.integers(0, 1000).map(lambda hours: START + timedelta(hours=hours))
+
+
+some_serving = st.none() | st.builds(
+    ServingRules,
+    callers=some_parties,
+    quotas=st.lists(st.builds(Quota, answers=st.integers(1, 9), seconds=st.sampled_from((1, 60))), min_size=1).map(
+        tuple
+    ),
+    kinds=st.lists(st.sampled_from(("labels", "scores", "text")), unique=True).map(tuple),
+    digits=st.integers(1, 6),
+    top=st.none() | st.integers(1, 5),
+    tokens=st.integers(1, 50),
+)
 
 
 @st.composite
@@ -87,6 +102,7 @@ def data_use_policies(draw: st.DrawFn) -> DataUsePolicy:
                 )
             ),
         ),
+        serving=draw(some_serving),
     )
 
 
@@ -135,6 +151,17 @@ def test_fused_policy_is_never_wider_than_one_of_its_policies(policies: list[Dat
             assert set(fused.files.recipients) <= set(outputs.files.recipients)
             assert fused.files.max_bytes <= outputs.files.max_bytes
             assert fused.files.owner is None or fused.files.owner == outputs.files.owner
+        if fused.serving is not None:
+            assert policy.serving is not None
+            assert set(fused.serving.callers) <= set(policy.serving.callers)
+            assert set(fused.serving.kinds) <= set(policy.serving.kinds)
+            assert fused.serving.digits <= policy.serving.digits
+            assert fused.serving.tokens <= policy.serving.tokens
+            assert policy.serving.top is None or (fused.serving.top or 10**9) <= policy.serving.top
+            for quota in policy.serving.quotas:
+                assert any(
+                    kept.seconds == quota.seconds and kept.answers <= quota.answers for kept in fused.serving.quotas
+                )
         assert rule.group_size >= outputs.minimum_group.size
         assert fused.minimum_group.size >= outputs.minimum_group.size
         assert outputs.minimum_group.unit is None or outputs.minimum_group.unit in rule.units

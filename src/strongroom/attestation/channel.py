@@ -105,6 +105,22 @@ class AttestedChannel:
         """Return the next JSON object; raise DeadlineError after ``deadline`` seconds, and the channel stays usable."""
         return self._line.receive(Deadline(deadline))
 
+    def write(self, data: bytes, *, deadline: float = MESSAGE_SECONDS) -> None:
+        """Send bytes of a protocol that both ends agreed to speak from here on, instead of messages."""
+        try:
+            self._line.write(data, Deadline(deadline))
+        except DeadlineError:
+            self.close()
+            raise
+
+    def read(self, most: int, *, deadline: float = MESSAGE_SECONDS) -> bytes:
+        """Return the next bytes of such a protocol; raise LineClosedError at its end."""
+        return self._line.read(most, Deadline(deadline))
+
+    def has_arrived(self) -> bool:
+        """Return whether something can be read at once, the end of the connection included."""
+        return self._line.has_arrived()
+
     def close(self) -> None:
         """End the channel; safe to call twice."""
         self._line.close()

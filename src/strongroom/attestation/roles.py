@@ -12,12 +12,13 @@ from strongroom.errors import UsageError
 
 
 class Role(StrEnum):
-    """The five parts; ``client`` is the analyst's side of a channel and never attests."""
+    """The six parts; ``client`` is the analyst's or a caller's side of a channel and never attests."""
 
     BROKER = "broker"
     DRIVER = "driver"
     WORKER = "worker"
     EGRESS = "egress"
+    ENDPOINT = "endpoint"
     CLIENT = "client"
 
     @classmethod

@@ -123,11 +123,31 @@ class SecureLine:
         body = json.dumps(message, separators=(",", ":")).encode()
         if len(body) > most:
             raise ProtocolError(f"a message has at most {most} bytes, got {len(body)}", hint="send it in parts")
-        view = memoryview(len(body).to_bytes(_HEAD_BYTES, "little") + body)
+        self.write(len(body).to_bytes(_HEAD_BYTES, "little") + body, deadline)
+
+    def write(self, data: bytes, deadline: Deadline) -> None:
+        """Send ``data`` as it is, for a protocol of its own that follows the messages."""
+        view = memoryview(data)
         with self._sending:
             while view:
                 block = view[:_BLOCK]
                 view = view[self._until(lambda part=block: self._tls.send(part), deadline) :]  # type: ignore[misc]
+
+    def read(self, most: int, deadline: Deadline) -> bytes:
+        """Return the next bytes of such a protocol, at most ``most``."""
+        with self._receiving:
+            if not self._received:
+                return self._until(lambda: self._tls.recv(most), deadline)
+            data = bytes(self._received[:most])
+            del self._received[:most]
+            return data
+
+    def has_arrived(self) -> bool:
+        """Return whether something can be read at once: bytes, or that the other side closed the connection."""
+        with self._tls_lock:
+            if self._closed or self._received or self._tls.pending():
+                return True
+            return bool(select.select([self._plain], [], [], 0)[0])
 
     def receive(self, deadline: Deadline, *, most: int = MAX_FRAME_BYTES) -> dict[str, Any]:
         """Return the next message; after DeadlineError, what has arrived so far is kept for the next call."""

@@ -17,7 +17,7 @@ from strongroom.catalog.store import Change
 from strongroom.envelope.keys import DataKey, reveal
 from strongroom.statements import PartyId
 
-MEMBER, DATASET, POLICY, USES, REVOCATION, JOB, OUTPUT, APPROVAL = (
+MEMBER, DATASET, POLICY, USES, REVOCATION, JOB, OUTPUT, APPROVAL, ANSWERS = (
     "member",
     "dataset",
     "policy",
@@ -26,6 +26,7 @@ MEMBER, DATASET, POLICY, USES, REVOCATION, JOB, OUTPUT, APPROVAL = (
     "job",
     "output",
     "approval",
+    "answers",
 )
 _TIME = "%Y-%m-%dT%H:%M:%S.%fZ"
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from strongroom.attestation.appraisal import AttestationResult
+from strongroom.attestation.roles import Role
 from strongroom.broker.records import Dataset, Job, Output
 from strongroom.digests import bytes_digest
 from strongroom.ledger.entry import Entry, EntryError
@@ -72,11 +73,12 @@ class TeeFacts:
         )
 
     @classmethod
-    def foreseen(cls, policy: DataUsePolicy) -> TeeFacts:
+    def foreseen(cls, policy: DataUsePolicy, *, kind: str) -> TeeFacts:
         """Return the best case that ``policy`` itself names, so that only what cannot change refuses a job early."""
-        measurement = next(iter(policy.tee.measurements.get("driver", ())), "")
+        role = head_role(kind).value
+        measurement = next(iter(policy.tee.measurements.get(role, ())), "")
         return cls(
-            role="driver",
+            role=role,
             tier=next(iter(policy.tee.tiers), ""),
             simulated=False,
             tee=measurement.partition(":")[0],
@@ -84,6 +86,11 @@ class TeeFacts:
             tcb_status=next(iter(policy.tee.tcb), ""),
             advisories=(),
         )
+
+
+def head_role(kind: str) -> Role:
+    """Return the role that gets the ticket of a job of ``kind``: an endpoint serves, a driver does everything else."""
+    return Role.ENDPOINT if kind == "serve" else Role.DRIVER
 
 
 def rule(job: Job, cases: Sequence[InputCase], *, tee: TeeFacts | None, now: datetime) -> Ruling | Refusal:
@@ -103,7 +110,9 @@ def rule(job: Job, cases: Sequence[InputCase], *, tee: TeeFacts | None, now: dat
         if case.policy is None:
             reasons.append(f"{case.name}: there is no policy, so nothing is permitted")
             continue
-        decision = evaluate(case.policy, _facts(job, case, tee or TeeFacts.foreseen(case.policy)), now=now)
+        decision = evaluate(
+            case.policy, _facts(job, case, tee or TeeFacts.foreseen(case.policy, kind=job.kind)), now=now
+        )
         if isinstance(decision, Refusal):
             reasons.extend(f"{case.name}: {reason}" for reason in decision.reasons)
         else:

@@ -94,6 +94,7 @@ class Service:
             "/v1/release": Route(limit=MEDIUM, proven=workloads.release),
             "/v1/renew": Route(limit=SMALL, proven=workloads.renew),
             "/v1/admissions": Route(limit=MEDIUM, proven=workloads.admit),
+            "/v1/answers": Route(limit=MEDIUM, proven=workloads.account),
             "/v1/outputs": Route(limit=LARGE, proven=workloads.deposit),
             "/v1/withheld": Route(limit=MEDIUM, proven=workloads.withhold),
         }

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from strongroom.broker.keys import KIND as BROKER_KEYS
 from strongroom.broker.keys import BrokerKeys
 from strongroom.broker.records import (
+    ANSWERS,
     APPROVAL,
     DATASET,
     JOB,
@@ -43,6 +44,7 @@ class State:
         self.revoked: dict[str, str] = {}  # name@version to reason
         self.jobs: dict[str, Job] = {}  # by job id
         self.outputs: dict[str, Output] = {}  # by job/name
+        self.answers: dict[str, str] = {}  # quota/dataset/fingerprint/seconds, and job/id, to JSON
         self.approvals: dict[str, dict[str, str]] = {}  # job/name to fingerprint to approved digest
 
     @classmethod
@@ -76,6 +78,8 @@ class State:
             policy = verify_policy(Statement.decode(change.value))
             self.policies[policy.dataset] = policy
             self.policy_digests[policy.dataset] = policy_digest(policy)
+        elif change.kind == ANSWERS:
+            self.answers[change.key] = change.value.decode()
         elif change.kind == USES:
             self.uses[change.key] = int(change.value)
         elif change.kind == REVOCATION:

@@ -57,6 +57,19 @@ class Admission:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OpenedWindow:
+    """How many answers each caller (by fingerprint) may be given, for how long, and where the ledger says so.
+
+    ``retry_after`` says for those who got fewer than asked for after how many seconds there are more.
+    """
+
+    allowed: Mapping[str, int]
+    retry_after: Mapping[str, int]
+    seconds: float
+    index: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SubmittedOutput:
     """An output in the broker's hands: ``state`` is released, pending (approvals are missing) or refused."""
 
@@ -153,6 +166,23 @@ class WorkloadSession:
     def renew(self) -> float:
         """Return for how many seconds the keys may be held from now; raise RefusedError if they no longer may."""
         return float(self._call("/v1/renew", {})["lease"])
+
+    def renew_and_look(self) -> tuple[float, tuple[str, ...]]:
+        """Return the lease as :meth:`renew` does, and the inputs of which the owner registered a newer version."""
+        answer = self._call("/v1/renew", {})
+        return float(answer["lease"]), tuple(str(name) for name in answer["newer"])
+
+    def account(
+        self, window: int, *, closes: Mapping[str, Any] | None, opens: Mapping[str, int] | None
+    ) -> OpenedWindow:
+        """Have what an endpoint answered written down and the next window opened (spec/8-serving.md §5)."""
+        answer = self._call("/v1/answers", {"window": window, "closes": closes, "opens": opens})
+        return OpenedWindow(
+            allowed={str(caller): int(count) for caller, count in answer["credits"].items()},
+            retry_after={str(caller): int(seconds) for caller, seconds in answer["retry"].items()},
+            seconds=float(answer["seconds"]),
+            index=int(answer["index"]),
+        )
 
     def admit(
         self, member: PublicKeys, *, role: Role, result: AttestationResult, reasons: Sequence[str] = ()

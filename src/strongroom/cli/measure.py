@@ -59,7 +59,7 @@ def measure(
     initrd: Path | None,
     append: str,
 ) -> None:
-    """Print the measurements of broker, driver, worker and egress, or of something else that is loaded.
+    """Print the measurements of broker, driver, worker, egress and endpoint, or of something else that is loaded.
 
     Taken as the simulated TEE takes them, they are the reference values that owners put into policies and
     clients into their trust settings. One changed byte of the package, the interpreter or the entry point changes

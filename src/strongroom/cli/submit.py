@@ -93,6 +93,8 @@ def submit(
     from strongroom.parties.home import Home
 
     draft = load_job(job)
+    if draft.kind == "serve":
+        raise UsageError("a job of kind serve is not submitted but served", hint="use strongroom serve")
     cluster = cluster or _DEFAULT[draft.kind]
     if cluster == "process" and draft.kind == "spark":
         raise UsageError("one process runs sql and python jobs, not spark", hint="use --cluster standalone")

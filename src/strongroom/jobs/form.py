@@ -31,7 +31,7 @@ from strongroom.policy.shapes import (
 
 TEES = ("any", "sgx", "tdx")
 SCHEMES = ("file", "s3", "gs", "abfs", "abfss", "hdfs")
-OUTPUT_KINDS = ("table", "files", "kept-files")
+OUTPUT_KINDS = ("table", "files", "kept-files", "answers")
 MAX_INPUTS = 64
 MAX_WORKERS = 1000
 _PARTY = "alice:0123456789abcdef0123456789abcdef"
@@ -82,7 +82,8 @@ class OutputForm(Form):
     )
     kind: Annotated[str, OneOf(OUTPUT_KINDS)] = Field(
         default="table",
-        description="a table that leaves, files that leave (a model), or files that stay inside as a dataset",
+        description="a table that leaves, files that leave (a model), files that stay inside as a dataset, or answers "
+        "that an endpoint gives to its recipients",
         examples=['kind = "files"'],
     )
     version: int = Field(
@@ -145,8 +146,13 @@ class _Asked(Form):
 
     @field_validator("outputs", check_fields=False)
     @classmethod
-    def _one_result_of_sql(cls, outputs: Outputs, info: ValidationInfo) -> Outputs:
-        if info.data.get("kind") == "sql" and [output.kind for output in outputs.values()] != ["table"]:
+    def _outputs_of_kind(cls, outputs: Outputs, info: ValidationInfo) -> Outputs:
+        kind, shapes = info.data.get("kind"), [output.kind for output in outputs.values()]
+        if (kind == "serve") != ("answers" in shapes) or (kind == "serve" and shapes != ["answers"]):
+            raise PydanticCustomError(
+                "answers", 'exactly one output, of kind "answers", in a job of kind serve, and none in any other job'
+            )
+        if kind == "sql" and shapes != ["table"]:
             raise PydanticCustomError(
                 "single", "exactly one output, a table: the kind is sql, and a query has one result"
             )

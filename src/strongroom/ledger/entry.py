@@ -40,6 +40,7 @@ class EntryKind(StrEnum):
     REVOCATION = "revocation"
     APPROVAL = "approval"
     OUTPUT = "output"
+    ANSWERS = "answers"
     RESULT = "result"
 
 

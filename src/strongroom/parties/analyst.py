@@ -125,16 +125,18 @@ class Analyst:
         submitted.timings["launch-driver"] = time.monotonic() - started
         return launcher
 
-    def attest_driver(self, submitted: SubmittedJob, address: tuple[str, int]) -> AttestedChannel:
-        """Attest the driver at ``address``: fresh, on this very connection, for this very job, with the published
-        code.
+    def attest_driver(
+        self, submitted: SubmittedJob, address: tuple[str, int], *, role: Role = Role.DRIVER
+    ) -> AttestedChannel:
+        """Attest the driver (or endpoint) at ``address``: fresh, on this very connection, for this very job, with the
+        published code.
         """
         started = time.monotonic()
         channel = connect(
             address,
             keys=WorkloadKeys.generate(),
             role=Role.CLIENT,
-            expected_role=Role.DRIVER,
+            expected_role=role,
             signer=self.key,
             verifier=self.trust.verifier(),
             job_digest=parse_text(submitted.digest),
@@ -142,15 +144,15 @@ class Analyst:
         )
         if channel.peer is None:
             channel.close()
-            raise EvidenceError("the driver presented no evidence", step="evidence")
+            raise EvidenceError(f"the {role} presented no evidence", step="evidence")
         wanted = submitted.signed.verify().tee
         try:
-            self.trust.expect(channel.peer, Role.DRIVER)
+            self.trust.expect(channel.peer, role)
             expect_kind(channel.peer, wanted)
         except EvidenceError:
             channel.close()
             raise
-        submitted.timings["attest-driver"] = time.monotonic() - started
+        submitted.timings[f"attest-{role}"] = time.monotonic() - started
         return channel
 
     def hand_over(self, submitted: SubmittedJob, channel: AttestedChannel, *, broker: BrokerClient) -> None:

@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Self
 
 from strongroom.digests import digest, to_text
 from strongroom.errors import PolicyError
-from strongroom.policy.form import PolicyForm
+from strongroom.policy.form import PolicyForm, ServingForm
 from strongroom.policy.problems import parse_toml, read_form
 from strongroom.policy.shapes import when_text
 from strongroom.statements import PartyId, SigningKey, Statement, canonical_json, sign
@@ -95,6 +95,50 @@ class FileRules:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Quota:
+    """The most answers that one caller gets in each window of ``seconds``."""
+
+    answers: int
+    seconds: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServingRules:
+    """Who may ask a model, how often, and what an answer may hold; every quota is to be kept.
+
+    A score has at most ``digits`` digits, ``top`` bounds the scores of one answer, ``tokens`` the pieces of its text.
+    """
+
+    callers: tuple[PartyId, ...]
+    quotas: tuple[Quota, ...]
+    kinds: tuple[str, ...]
+    digits: int
+    top: int | None
+    tokens: int
+
+    @classmethod
+    def of(cls, form: ServingForm) -> Self:
+        """Return the rules that were written in a document."""
+        return cls(
+            callers=_parties(form.callers),
+            quotas=tuple(Quota(answers=one.answers, seconds=one.seconds) for one in form.quotas),
+            kinds=tuple(form.answers.kinds),
+            digits=form.answers.digits,
+            top=form.answers.top,
+            tokens=form.answers.tokens,
+        )
+
+    def document(self) -> dict[str, Any]:
+        """Return the rules as they are written in a document."""
+        top = {} if self.top is None else {"top": self.top}
+        return {
+            "callers": [str(party) for party in self.callers],
+            "quotas": [{"answers": one.answers, "seconds": one.seconds} for one in self.quotas],
+            "answers": {"kinds": list(self.kinds), "digits": self.digits, "tokens": self.tokens, **top},
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OutputRules:
     """What may leave, and to whom."""
 
@@ -122,6 +166,7 @@ class DataUsePolicy:
     columns: Columns
     tee: TeeRequirements
     outputs: OutputRules
+    serving: ServingRules | None = None
 
 
 def parse_policy_toml(text: str) -> DataUsePolicy:
@@ -155,6 +200,7 @@ def read_policy(document: Mapping[str, Any]) -> DataUsePolicy:
                     "driver": tuple(form.tee.measurements.driver),
                     "worker": tuple(form.tee.measurements.worker),
                     "egress": tuple(form.tee.measurements.egress),
+                    "endpoint": tuple(form.tee.measurements.endpoint),
                 }
             ),
         ),
@@ -174,6 +220,7 @@ def read_policy(document: Mapping[str, Any]) -> DataUsePolicy:
             if files
             else None,
         ),
+        serving=ServingRules.of(form.serving) if form.serving else None,
     )
 
 
@@ -212,10 +259,16 @@ def policy_document(policy: DataUsePolicy) -> dict[str, Any]:
             "tiers": list(policy.tee.tiers),
             "tcb": list(policy.tee.tcb),
             "advisories_accepted": list(policy.tee.advisories_accepted),
-            "measurements": {role: list(accepted) for role, accepted in policy.tee.measurements.items()},
+            "measurements": {
+                role: list(accepted)
+                for role, accepted in policy.tee.measurements.items()
+                if accepted or role != "endpoint"
+            },
         },
         "outputs": outputs,
     }
+    if policy.serving is not None:
+        document["serving"] = policy.serving.document()
     if policy.not_before is not None:
         document["not_before"] = when_text(policy.not_before)
     if policy.max_uses is not None:

@@ -139,6 +139,8 @@ def _judge_tee(policy: DataUsePolicy, facts: Facts) -> Iterator[str]:
     for advisory in facts.advisories:  # §4.12
         if advisory not in tee.advisories_accepted:
             yield f"advisory {advisory} is open on the platform, must be {_one_of(tee.advisories_accepted)}"
+    if facts.role in tee.measurements and (facts.role == "endpoint") != (facts.kind == "serve"):  # §4.15
+        yield f"a job of kind {facts.kind!r} is not for the role {facts.role!r}: an endpoint serves, and nobody else"
     if facts.role not in tee.measurements:  # §4.13
         yield f"the workload's role is {facts.role!r}, must be {_one_of(sorted(tee.measurements))}"
     elif facts.measurement not in tee.measurements[facts.role]:
@@ -152,9 +154,21 @@ def _judge_tee(policy: DataUsePolicy, facts: Facts) -> Iterator[str]:
 def _judge_recipients(policy: DataUsePolicy, facts: Facts) -> Iterator[str]:
     if not facts.recipients:  # §4.14
         yield "the job names no recipient for its outputs, must name at least one"
+    if facts.kind == "serve":  # §4.15
+        yield from _judge_callers(policy, facts)
+        return
     for recipient in facts.recipients:
         if recipient not in policy.outputs.recipients:
             yield f"the recipient {recipient} is not permitted, must be {_one_of(policy.outputs.recipients)}"
+
+
+def _judge_callers(policy: DataUsePolicy, facts: Facts) -> Iterator[str]:
+    if policy.serving is None:
+        yield "the policy has no [serving], so no endpoint may answer from this dataset"
+        return
+    for caller in facts.recipients:
+        if caller not in policy.serving.callers:
+            yield f"the caller {caller} is not permitted, must be {_one_of(policy.serving.callers)}"
 
 
 def _one_of(values: Iterable[object]) -> str:

@@ -18,6 +18,7 @@ from strongroom.policy.shapes import (
     Distinct,
     Measurement,
     Name,
+    NotEmpty,
     OneOf,
     Parties,
     Party,
@@ -39,10 +40,13 @@ TCB_STATUSES = (
     "TDRelaunchAdvised",
     "TDRelaunchAdvisedConfigurationNeeded",
 )
-ROLES = ("driver", "worker", "egress")
+ROLES = ("driver", "worker", "egress", "endpoint")
+ANSWER_KINDS = ("labels", "scores", "text")
 DEFAULT_GROUP = 10
 DEFAULT_LEASE_SECONDS = 300
 DEFAULT_FILES_BYTES = 10_000_000
+DEFAULT_DIGITS = 3
+DEFAULT_TOKENS = 256
 _MOST = 1_000_000_000
 _PARTY = "bank:0123456789abcdef0123456789abcdef"
 
@@ -110,6 +114,11 @@ class MeasurementsForm(Form):
     egress: Annotated[list[Measurement], Distinct] = Field(
         description="measurements of egress processes that may hold keys; [] accepts none",
         examples=['egress = ["sgx:' + "0" * 64 + '"]'],
+    )
+    endpoint: Annotated[list[Measurement], Distinct] = Field(
+        default=[],
+        description="measurements of endpoints that may hold keys to answer callers; [] accepts none",
+        examples=['endpoint = ["sgx:' + "0" * 64 + '"]'],
     )
 
 
@@ -195,6 +204,59 @@ class FilesForm(Form):
     )
 
 
+class QuotaForm(Form):
+    """How many answers one caller gets in each window of time."""
+
+    answers: int = Field(ge=1, le=_MOST, description="the most answers to one caller", examples=["answers = 1000"])
+    seconds: int = Field(
+        ge=1, le=31_622_400, description="in each window of so many seconds", examples=["seconds = 3600"]
+    )
+
+
+class AnswersForm(Form):
+    """What an answer may hold."""
+
+    kinds: Annotated[list[Annotated[str, OneOf(ANSWER_KINDS)]], Distinct] = Field(
+        description="labels from a closed list, rounded scores, generated text; [] allows none",
+        examples=['kinds = ["labels"]'],
+    )
+    digits: int = Field(
+        default=DEFAULT_DIGITS,
+        ge=1,
+        le=15,
+        description="the most digits of a score, none of them beyond so many decimals",
+        examples=["digits = 3"],
+    )
+    top: int | None = Field(
+        default=None,
+        ge=1,
+        le=_MOST,
+        description="the most scores of one answer, the largest; without it, all",
+        examples=["top = 3"],
+    )
+    tokens: int = Field(
+        default=DEFAULT_TOKENS,
+        ge=1,
+        le=1_000_000,
+        description="the most pieces of generated text in one answer",
+        examples=["tokens = 256"],
+    )
+
+
+class ServingForm(Form):
+    """Who may ask a model that stays inside, how often, and what an answer may hold."""
+
+    callers: Parties = Field(
+        description="the parties that may ask; [] allows none", examples=[f'callers = ["{_PARTY}"]']
+    )
+    quotas: Annotated[list[QuotaForm], NotEmpty] = Field(
+        description="how many answers one caller gets, each of them to be kept",
+        examples=["quotas = [{ answers = 1000, seconds = 3600 }]"],
+        max_length=16,
+    )
+    answers: AnswersForm = Field(description="the table [serving.answers]", examples=["[serving.answers]"])
+
+
 class OutputsForm(Form):
     """What may leave, and to whom."""
 
@@ -271,6 +333,11 @@ class PolicyForm(Form):
     columns: ColumnsForm = Field(description="the table [columns]", examples=["[columns]"])
     tee: TeeForm = Field(description="the table [tee]", examples=["[tee]"])
     outputs: OutputsForm = Field(description="the table [outputs]", examples=["[outputs]"])
+    serving: ServingForm | None = Field(
+        default=None,
+        description="the table [serving]; without it, no endpoint answers from this dataset",
+        examples=["[serving]"],
+    )
 
     @field_validator("expires")
     @classmethod

@@ -23,9 +23,11 @@ from strongroom.policy.document import (
     DataUsePolicy,
     FileRules,
     MinimumGroup,
+    Quota,
+    ServingRules,
     policy_digest,
 )
-from strongroom.policy.form import ApprovalsForm, FilesForm, Form
+from strongroom.policy.form import ApprovalsForm, FilesForm, Form, QuotaForm, ServingForm
 from strongroom.policy.problems import read_form
 from strongroom.policy.shapes import Column, Name, Parties, PolicyDigest, Purpose, When, when_text
 from strongroom.statements import PartyId, canonical_json
@@ -65,6 +67,7 @@ class FusedPolicy:
     not_before: datetime | None
     expires: datetime
     lease: timedelta
+    serving: ServingRules | None = None
 
     @classmethod
     def of(cls, policy: DataUsePolicy) -> Self:
@@ -89,6 +92,7 @@ class FusedPolicy:
             not_before=policy.not_before,
             expires=policy.expires,
             lease=policy.lease,
+            serving=_meet_serving(policy.serving, policy.serving),
         )
 
     def meet(self, other: FusedPolicy) -> FusedPolicy:
@@ -105,6 +109,7 @@ class FusedPolicy:
             not_before=max((at for at in (self.not_before, other.not_before) if at is not None), default=None),
             expires=min(self.expires, other.expires),
             lease=min(self.lease, other.lease),
+            serving=_meet_serving(self.serving, other.serving),
         )
 
     @property
@@ -158,6 +163,8 @@ class FusedPolicy:
                 "max_bytes": self.files.max_bytes,
                 **({} if self.files.owner is None else {"owner": str(self.files.owner)}),
             }
+        if self.serving is not None:
+            document["serving"] = self.serving.document()
         if self.not_before is not None:
             document["not_before"] = when_text(self.not_before)
         return canonical_json(document)
@@ -201,6 +208,7 @@ class FusedPolicy:
             not_before=form.not_before,
             expires=form.expires,
             lease=timedelta(seconds=form.lease),
+            serving=ServingRules.of(form.serving) if form.serving else None,
         )
         if fused.meet(fused).encode() != data:
             raise FusionError("the fused policy is not in the canonical form of version 1")
@@ -217,6 +225,12 @@ class RuleForm(Form):
     units: list[Column]
 
 
+class FusedServingForm(ServingForm):
+    """The serving rules of several policies, as they travel: every quota of every policy."""
+
+    quotas: list[QuotaForm] = Field(min_length=1)
+
+
 class FusedForm(Form):
     """A fused policy as it travels."""
 
@@ -229,6 +243,7 @@ class FusedForm(Form):
     approvals: list[ApprovalsForm]
     max_rows: int | None = Field(default=None, ge=1)
     files: FilesForm | None = None
+    serving: FusedServingForm | None = None
     not_before: When | None = None
     expires: When
     lease: int = Field(ge=1)
@@ -261,6 +276,23 @@ def _meet_files(left: FileRules | None, right: FileRules | None) -> FileRules | 
         recipients=_meet_parties(left.recipients, right.recipients),
         owner=min(owners, key=lambda party: party.name) if agreed else None,
         max_bytes=min(left.max_bytes, right.max_bytes),
+    )
+
+
+def _meet_serving(left: ServingRules | None, right: ServingRules | None) -> ServingRules | None:
+    """Return the stricter of both: no answers unless both permit them, and every quota of either."""
+    if left is None or right is None:
+        return None
+    quotas: dict[int, int] = {}
+    for one in (*left.quotas, *right.quotas):
+        quotas[one.seconds] = min(one.answers, quotas.get(one.seconds, one.answers))
+    return ServingRules(
+        callers=_meet_parties(left.callers, right.callers),
+        quotas=tuple(Quota(answers=answers, seconds=seconds) for seconds, answers in sorted(quotas.items())),
+        kinds=tuple(sorted({*left.kinds} & {*right.kinds})),
+        digits=min(left.digits, right.digits),
+        top=min((top for top in (left.top, right.top) if top is not None), default=None),
+        tokens=min(left.tokens, right.tokens),
     )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from types import MappingProxyType
 
-from strongroom.policy.document import DataUsePolicy, FileRules, parse_policy_toml
+from strongroom.policy.document import DataUsePolicy, FileRules, ServingRules, parse_policy_toml
 from strongroom.policy.form import DEFAULT_GROUP, DEFAULT_LEASE_SECONDS, ROLES, TCB_STATUSES, TIERS
 from strongroom.policy.shapes import when_text
 from strongroom.statements import PartyId
@@ -67,6 +67,8 @@ def policy_template(
             unit='# unit = "customer_id"' if unit is None else f"unit = {_text(unit)}",
             approvals='# [outputs.approvals]\n# needed = 1\n# of = ["name:<32 hex digits>"]',
             files='# [outputs.files]\n# recipients = []\n# owner = "name:<32 hex digits>"\n# max_bytes = 1000000',
+            serving="# [serving]\n# callers = []\n# quotas = [{ answers = 1000, seconds = 3600 }]\n"
+            '# [serving.answers]\n# kinds = ["labels"]',
         )
     )
     parse_policy_toml(text)
@@ -95,7 +97,7 @@ def render_policy(policy: DataUsePolicy) -> str:
             tiers=_list(policy.tee.tiers),
             tcb=_list(policy.tee.tcb),
             advisories_accepted=_list(policy.tee.advisories_accepted),
-            measurements="\n".join(f"{role} = {_list(policy.tee.measurements[role])}" for role in ROLES),
+            measurements="\n".join(f"{role} = {_list(policy.tee.measurements.get(role, ()))}" for role in ROLES),
             recipients=_list(policy.outputs.recipients),
             max_rows=_optional("max_rows", policy.outputs.max_rows),
             size=str(group.size),
@@ -104,6 +106,7 @@ def render_policy(policy: DataUsePolicy) -> str:
             if rule.needed
             else "# [outputs.approvals] is not given: outputs need no approval",
             files=_files(policy.outputs.files),
+            serving=_serving(policy.serving),
         )
     )
 
@@ -113,6 +116,17 @@ def _files(rules: FileRules | None) -> str:
         return "# [outputs.files] is not given: only tables may leave"
     owner = _optional("owner", None if rules.owner is None else _text(str(rules.owner)))
     return f"[outputs.files]\nrecipients = {_list(rules.recipients)}\n{owner}\nmax_bytes = {rules.max_bytes}"
+
+
+def _serving(rules: ServingRules | None) -> str:
+    if rules is None:
+        return "# [serving] is not given: no endpoint answers from this dataset"
+    quotas = ", ".join(f"{{ answers = {one.answers}, seconds = {one.seconds} }}" for one in rules.quotas)
+    return (
+        f"[serving]\ncallers = {_list(rules.callers)}\nquotas = [{quotas}]\n"
+        f"[serving.answers]\nkinds = {_list(rules.kinds)}\ndigits = {rules.digits}\ntokens = {rules.tokens}\n"
+        f"{_optional('top', rules.top)}"
+    )
 
 
 class _Lines(dict[str, str]):
@@ -186,4 +200,7 @@ size = {size}
 
 # Models and other files: who may take them out, and whose dataset they become if they stay inside.
 {files}
+
+# A model that answers from an endpoint: who may ask, how often, and what an answer may hold.
+{serving}
 """

@@ -45,8 +45,11 @@ class Clients:
         self._events: queue.Queue[dict[str, Any] | None] = queue.Queue(_MOST_EVENTS)
         self._teller = threading.Thread(target=self._tell_all, name="teller", daemon=True)
 
-    def receive(self, channel: AttestedChannel) -> None:
-        """Hear one client out; return when its job was taken, or it was refused and is gone."""
+    def receive(self, channel: AttestedChannel, said: dict[str, Any] | None = None) -> None:
+        """Hear one client out; return when its job was taken, or it was refused and is gone.
+
+        ``said`` is its first message, if somebody else has heard that already.
+        """
         with self._changed:
             self._came += 1
             number = self._came
@@ -56,7 +59,8 @@ class Clients:
         if stale is not None:
             stale.close()
         try:
-            found = self._verify(channel, channel.receive(deadline=HANDOVER_SECONDS))
+            heard = channel.receive(deadline=HANDOVER_SECONDS) if said is None else said
+            found = self._verify(channel, heard)
             self._choose(channel, found)
         except StrongroomError as error:
             _refuse(channel, error)

@@ -25,10 +25,8 @@ from strongroom.attestation.workload_keys import WorkloadKeys
 from strongroom.broker.client import BrokerClient, WorkloadSession
 from strongroom.digests import parse_text
 from strongroom.errors import EvidenceError, RefusedError, StrongroomError, TransportError
-from strongroom.jobs.spec import JobSpec, job_digest, verify_job
-from strongroom.ledger.memory import CheckpointMemory
+from strongroom.jobs.spec import JobSpec
 from strongroom.policy.fusion import FusedPolicy
-from strongroom.statements import Statement
 from strongroom.workload.clients import Clients
 from strongroom.workload.ending import describe_defect, end_now, end_on_signal, keep_quiet, tell_defects
 from strongroom.workload.engines import open_engine, verify_engine
@@ -43,6 +41,7 @@ from strongroom.workload.program import run_confined
 from strongroom.workload.pulse import seconds_now
 from strongroom.workload.scratch import discard_scratch, make_scratch
 from strongroom.workload.staffing import Staffing
+from strongroom.workload.takeover import attest_broker, take_over
 
 _CLIENT_DEADLINE = 300.0
 _MEMBER_DEADLINE = 120.0
@@ -174,32 +173,13 @@ class Driver:
 
     def _verify_handover(self, channel: AttestedChannel, said: dict[str, Any]) -> tuple[Handover, JobSpec]:
         """Return the job that a client handed over if it is this driver's job and the client is its analyst."""
-        handover = Handover.decode(said)
-        statement = Statement.decode(handover.statement)
-        spec = verify_job(statement, handover.program)
-        if job_digest(statement) != self._digest:
-            raise EvidenceError(
-                f"this driver was started for job {self._digest[:20]}…, but was handed {job_digest(statement)[:20]}…",
-                step="job digest",
-                hint="submit the job anew",
-            )
-        if channel.party != spec.analyst:
-            raise RefusedError(
-                "the job was handed over by somebody else than its analyst",
-                reasons=(f"the client is {channel.party}, the job is by {spec.analyst}",),
-            )
+        handover, spec = take_over(channel, said, role="driver", digest=self._digest)
         verify_engine(self._engine_name, kind=spec.kind)
         return handover, spec
 
     def _attest_broker(self, handover: Handover) -> BrokerClient:
         with self._timed("attest-broker"):
-            memory = CheckpointMemory.carried(self._scratch / "ledger.json", handover.checkpoint)
-            broker = BrokerClient.attest(
-                handover.broker.url,
-                verifier=self._verifier,
-                expected_measurements=handover.broker.measurements,
-                memory=memory,
-            )
+            broker = attest_broker(handover, verifier=self._verifier, scratch=self._scratch)
         self._tell("broker-attested", seconds=self._timings["attest-broker"])
         return broker
 

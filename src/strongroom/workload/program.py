@@ -80,7 +80,7 @@ def run_confined(source: bytes, room: Room, *, writable: Iterable[Path], keep_tc
         except BaseException as error:  # noqa: BLE001  whatever it is, it is raised again below
             failures.append(error)
 
-    with _temporary_files(room.scratch()):
+    with temporary_files(room.scratch()):
         thread = threading.Thread(target=run, name="program")
         thread.start()
         thread.join()
@@ -99,7 +99,7 @@ def _end_helpers() -> None:
 
 
 @contextmanager
-def _temporary_files(directory: Path) -> Iterator[None]:
+def temporary_files(directory: Path) -> Iterator[None]:
     """Let temporary files of this process, and of libraries that it loads, go to ``directory``."""
     before = {name: os.environ.get(name) for name in _TEMPORARY}
     os.environ.update(dict.fromkeys(_TEMPORARY, str(directory)))

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 
-from strongroom.policy import DataUsePolicy, Facts, Grant, Refusal, evaluate, policy_digest
+from strongroom.policy import DataUsePolicy, Facts, Grant, Quota, Refusal, ServingRules, evaluate, policy_digest
 from strongroom.statements import PartyId, SigningKey
 
 Make = Callable[..., DataUsePolicy]
 MakeFacts = Callable[..., Facts]
+CALLER = PartyId(name="caller", fingerprint="c" * 32)
+STRANGER = PartyId(name="stranger", fingerprint="d" * 32)
 
 
 def _reasons(decision: Grant | Refusal) -> tuple[str, ...]:
@@ -54,7 +57,7 @@ def test_facts_that_agree_with_the_policy_are_granted(
         ({"advisories": ("INTEL-SA-00615",)}, "advisory INTEL-SA-00615 is open"),
         ({"measurement": "sgx:" + "d" * 64}, "the worker's measurement is sgx:ddd"),
         ({"role": "egress"}, "the egress's measurement is sgx:aaa"),
-        ({"role": "broker"}, "the workload's role is 'broker', must be one of driver, egress, worker"),
+        ({"role": "broker"}, "the workload's role is 'broker', must be one of driver, egress, endpoint, worker"),
         ({"tee": "tdx"}, "the measurement is of kind sgx, the evidence is of kind tdx"),
         ({"recipients": ()}, "the job names no recipient"),
     ],
@@ -176,3 +179,66 @@ def test_whole_dataset_of_files_is_granted_only_without_withheld_columns(
 ) -> None:
     assert isinstance(evaluate(make_policy(), make_facts(columns=()), now=now), Grant)
     assert isinstance(evaluate(make_policy(allow=["age"]), make_facts(columns=()), now=now), Refusal)
+
+
+def _serving(**changes: Any) -> ServingRules:
+    parts: dict[str, Any] = {
+        "callers": (CALLER,),
+        "quotas": (Quota(answers=10, seconds=60),),
+        "kinds": ("labels",),
+        "digits": 3,
+        "top": None,
+        "tokens": 1,
+    }
+    return ServingRules(**{**parts, **changes})
+
+
+def _served(policy: Any, **changes: Any) -> Any:
+    measured = {**policy.tee.measurements, "endpoint": ("sgx:" + "e" * 64,)}
+    return replace(policy, tee=replace(policy.tee, measurements=measured), serving=_serving(**changes))
+
+
+SERVE = {"kind": "serve", "role": "endpoint", "measurement": "sgx:" + "e" * 64, "recipients": (CALLER,)}
+
+
+def test_endpoint_gets_keys_for_the_callers_that_the_owner_names(
+    make_policy: Make, make_facts: MakeFacts, now: datetime
+) -> None:
+    facts = make_facts(**SERVE)
+    policy = _served(make_policy(withhold=["name"]))
+    assert isinstance(evaluate(policy, facts, now=now), Grant)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (({}, {"callers": ()}), "the caller caller:"),
+        (({"recipients": (*SERVE["recipients"], STRANGER)}, {}), "the caller stranger:"),
+        (({"role": "driver", "measurement": "sgx:" + "a" * 64}, {}), "an endpoint serves, and nobody else"),
+        (({"program": "sha256:" + "9" * 64}, {}), "the serve program has digest"),
+    ],
+)
+def test_serving_is_refused_for_one_reason(
+    make_policy: Make, make_facts: MakeFacts, now: datetime, change: tuple[Any, Any], reason: str
+) -> None:
+    facts, rules = change
+    asked = make_facts(**{**SERVE, **facts})
+    policy = _served(make_policy(withhold=["name"]), **rules)
+    reasons = _reasons(evaluate(policy, asked, now=now))
+    assert any(reason in one for one in reasons)
+
+
+def test_without_serving_rules_no_endpoint_answers(make_policy: Make, make_facts: MakeFacts, now: datetime) -> None:
+    facts = make_facts(**SERVE)
+    policy = replace(_served(make_policy(withhold=["name"])), serving=None)
+    assert _reasons(evaluate(policy, facts, now=now)) == (
+        "the policy has no [serving], so no endpoint may answer from this dataset",
+    )
+
+
+def test_endpoint_gets_no_keys_for_an_ordinary_job(make_policy: Make, make_facts: MakeFacts, now: datetime) -> None:
+    facts = make_facts(role="endpoint", measurement="sgx:" + "e" * 64)
+    assert any(
+        "is not for the role" in one
+        for one in _reasons(evaluate(_served(make_policy(withhold=["name"])), facts, now=now))
+    )

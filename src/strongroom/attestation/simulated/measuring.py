@@ -31,6 +31,7 @@ ENTRY = {
     Role.DRIVER: "strongroom.workload.driver",
     Role.WORKER: "strongroom.workload.worker",
     Role.EGRESS: "strongroom.egress",
+    Role.ENDPOINT: "strongroom.serving",
 }
 
 _ZERO_REGISTER = bytes(48)

@@ -20,9 +20,10 @@ from strongroom.attestation.evidence import Evidence
 from strongroom.attestation.roles import Role
 from strongroom.attestation.workload_keys import PublicKeys
 from strongroom.broker.desk import ConflictError, Desk, StrangerError
+from strongroom.broker.doors.answers import AnswersDoor
 from strongroom.broker.names import NONCE_BYTES
-from strongroom.broker.records import USES, Dataset, Job, Output, text_change
-from strongroom.broker.release import Ruling, TeeFacts, fit, missing_approvals, rule, shorten
+from strongroom.broker.records import USES, Dataset, Job, JobInput, Output, text_change
+from strongroom.broker.release import Ruling, TeeFacts, fit, head_role, missing_approvals, rule, shorten
 from strongroom.broker.requests import MalformedRequestError, Message, decode64, encode64
 from strongroom.broker.seals import SECRET_BYTES, admission_mac, release_terms, session_info, ticket_digest
 from strongroom.broker.sessions import Session
@@ -63,6 +64,7 @@ class WorkloadsDoor:
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
         self._peer_key = key_bundle_digest(desk.keys.public.tls_spki)
+        self._answers = AnswersDoor(desk)
         self._parcels: OrderedDict[tuple[object, ...], Parcel] = OrderedDict()
 
     async def attest(self, body: bytes) -> dict[str, Any]:
@@ -95,7 +97,7 @@ class WorkloadsDoor:
             await self._desk.refuse(
                 f"attestation of the {role.value}", facts=facts, reasons=[error.message], hint=error.hint
             )
-        if role is Role.DRIVER and not job.driver:
+        if role is head_role(job.kind) and not job.driver:
             await self._bind_driver(job, keys.digest)
         session = self._desk.sessions.start(
             role=role,
@@ -116,7 +118,7 @@ class WorkloadsDoor:
         """Release keys of the job's datasets, sealed to the attested key, if every owner of every input agrees."""
         counter = session.counter  # This request's: nothing was awaited since it was proven.
         wanted = frozenset(Message.parse(body, "datasets").texts("datasets"))
-        job = self._job(session)
+        job, newer = self._repin(self._job(session))
         unknown = sorted(wanted - {one.dataset for one in job.inputs})
         if unknown or not wanted:
             raise MalformedRequestError(f"the job has no input {', '.join(unknown) or 'in an empty list'}")
@@ -125,7 +127,7 @@ class WorkloadsDoor:
         changes = []
         if not job.opened:
             uses = self._desk.state.uses
-            changes = [text_change(USES, one.key, str(uses.get(one.key, 0) + 1)) for one in job.inputs]
+            changes = [text_change(USES, one.key, str(uses.get(one.key, 0) + 1)) for one in newer]
             changes.append(replace(job, opened=True).to_change())
         counted = any(self._desk.state.policies[one.dataset].max_uses is not None for one in job.inputs)
         sealed = session.seal.seal(parcel.plain, counter=counter, terms=parcel.terms)
@@ -148,8 +150,17 @@ class WorkloadsDoor:
         """Renew the lease if every policy still holds; only a refusal changes anything, so only it is written down."""
         Message.parse(body)
         await self._desk.book.stand_alone()  # A clone may have taken the revocation that this broker never heard of.
-        ruling = await self._rule(session, self._job(session), "renewal of the lease")
-        return {"lease": ruling.lease.total_seconds()}
+        job = self._job(session)
+        ruling = await self._rule(session, job, "renewal of the lease")
+        return {"lease": ruling.lease.total_seconds(), "newer": [one.dataset for one in self._repin(job)[1]]}
+
+    async def account(self, session: Session, body: bytes) -> dict[str, Any]:
+        """Close a window of an endpoint's answers and open the next, if every policy still holds (spec/8 §5)."""
+        job = self._answers.about(session)
+        asked = self._answers.read(job, body)
+        if asked[2] is not None:  # What was answered is written down even if nothing may be answered any more.
+            await self._rule(session, job, "opening of a window of answers")
+        return await self._answers.account(job, asked, about=self._about(session, job))
 
     async def admit(self, session: Session, body: bytes) -> dict[str, Any]:
         """Rule on a member that the driver appraised, write the ruling down, and return its letter if it is admitted.
@@ -250,7 +261,7 @@ class WorkloadsDoor:
         job = self._desk.state.jobs.get(parse_text(digest).hex()[:32])
         if job is None or job.digest != digest:
             raise StrangerError("no such job")
-        if role is Role.DRIVER and "ticket" in message:
+        if role is head_role(job.kind) and "ticket" in message:
             if not same(ticket_digest(message.raw("ticket", size=SECRET_BYTES)), job.ticket):
                 raise StrangerError("the ticket is not for this job")
             if job.driver and not same(job.driver, keys.digest):
@@ -267,13 +278,13 @@ class WorkloadsDoor:
             )
             if same(message.raw("admission", size=len(expected)), expected):
                 return job
-        raise StrangerError("a driver comes with its ticket, a worker or egress with its admission")
+        raise StrangerError("a driver or endpoint comes with its ticket, a worker or egress with its admission")
 
     async def _bind_driver(self, job: Job, key: bytes) -> None:
         """Bind the ticket to the first driver key that attested with it."""
         await self._desk.write(
             EntryKind.ADMISSION,
-            {"job": job.id, "role": Role.DRIVER.value, "admitted": True, "key": to_text(key)},
+            {"job": job.id, "role": head_role(job.kind).value, "admitted": True, "key": to_text(key)},
             changes=[job.bound_to(key).to_change()],
         )
 
@@ -338,6 +349,20 @@ class WorkloadsDoor:
             return fit(entry).form(moment="expires")
         session.form = parcel, form
         return form
+
+    def _repin(self, job: Job) -> tuple[Job, tuple[JobInput, ...]]:
+        """Return ``job`` as it is to be released, and the inputs that count as newly opened.
+
+        Only an endpoint follows its owners to newer versions; any other job reads what it was submitted for.
+        """
+        if job.kind != "serve":
+            return job, (() if job.opened else job.inputs)
+        newest = self._desk.state.newest
+        inputs = tuple(
+            replace(one, version=newest[one.dataset].version) if one.dataset in newest else one for one in job.inputs
+        )
+        newer = tuple(one for one, before in zip(inputs, job.inputs, strict=True) if one != before or not job.opened)
+        return replace(job, inputs=inputs, opened=job.opened and not newer), newer
 
     def _job(self, session: Session) -> Job:
         return self._desk.state.jobs[session.job]

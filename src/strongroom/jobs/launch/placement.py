@@ -149,7 +149,8 @@ class Launcher:
     """One job's processes on one host, from the driver's start to the last process's end.
 
     ``restarts`` bounds how many workers may be replaced in the life of the job; a process that keeps dying is a
-    fault to report, not to hide.
+    fault to report, not to hide. ``head`` is the role that is started first and conducts the job, ``more`` what it is
+    told besides.
     """
 
     def __init__(
@@ -161,7 +162,11 @@ class Launcher:
         engine: str,
         on_event: Callable[[PlacementEvent], None] = lambda _event: None,
         restarts: int = 4,
+        head: str = "driver",
+        more: Sequence[str] = (),
     ) -> None:
+        self._head = head
+        self._more = tuple(more)
         self._host = host
         self._directory = directory
         self._job_digest = job_digest
@@ -193,7 +198,7 @@ class Launcher:
     def _start(self, deadline: float) -> tuple[str, int]:
         self._directory.mkdir(parents=True, exist_ok=True)
         argv = ["--directory", str(self._directory), "--engine", self._engine, "--job-digest", self._job_digest]
-        self._driver = self._spawn("driver", "driver", argv)
+        self._driver = self._spawn(self._head, self._head, [*argv, *self._more])
         threading.Thread(target=self._hear_driver, args=(self._driver,), name="driver-says", daemon=True).start()
         self._keeper.start()
         until = time.monotonic() + deadline
@@ -201,7 +206,9 @@ class Launcher:
             if self._driver.poll() is not None:
                 raise self.driver_end()
             if time.monotonic() > until:
-                raise TransportError(f"the driver said nothing for {deadline:.0f} s", hint="is the machine overloaded?")
+                raise TransportError(
+                    f"the {self._head} said nothing for {deadline:.0f} s", hint="is the machine overloaded?"
+                )
             time.sleep(_POLL_SECONDS / 5)
         return self._address
 
@@ -223,7 +230,7 @@ class Launcher:
         with self._lock:
             found: dict[str, list[int]] = {}
             if self._driver is not None:
-                found["driver"] = [self._driver.pid]
+                found[self._head] = [self._driver.pid]
             for member in self._members.values():
                 found.setdefault(member.role, []).append(member.process.pid)
             return found
@@ -242,7 +249,7 @@ class Launcher:
         code = self._driver.poll() if self._driver is not None else None
         ended = "still runs" if code is None else f"ended with {_describe_code(code)}"
         return PlacementError(
-            f"the driver {ended}{self._quote('driver')}",
+            f"the {self._head} {ended}{self._quote(self._head)}",
             hint=f"see {self._directory / 'logs'}; submit the job again",
         )
 
@@ -294,7 +301,7 @@ class Launcher:
                         self._wishes.clear()
             except (KeyError, TypeError, ValueError):
                 continue  # not what a driver says
-            self._note("driver", said)
+            self._note(self._head, said)
 
     def _hear_member(self, role: str, member: RunningProcess) -> None:
         """Report what a member says; nothing it says changes what the host does."""

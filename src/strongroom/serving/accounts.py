@@ -1,0 +1,246 @@
+"""Count every answer before it is computed, and account for it in the ledger (spec/8-serving.md §5).
+
+The endpoint's side: credit is spent from windows that the broker opened, and the leaves of what was answered are handed
+in with the next request for a window. Nothing is answered without an open window.
+"""
+
+from __future__ import annotations
+
+import base64
+import threading
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from strongroom.broker.workload_session import OpenedWindow
+from strongroom.digests import digest
+from strongroom.errors import LedgerError, RefusedError, StrongroomError, TransportError
+from strongroom.ledger.log import MemoryStore, MerkleLog
+from strongroom.ledger.proofs import leaf_hash, verify_inclusion
+from strongroom.workload.pulse import seconds_now
+
+LEAST_CREDIT: Final = 64
+KEPT_WINDOWS: Final = 256
+_MARGIN_SECONDS: Final = 1.0  # a window is left before it ends, so that its answers do not straddle the end
+
+
+class QuotaError(RefusedError):
+    """A caller has had as many answers as it may have for now."""
+
+    def __init__(self, message: str, *, retry_after: int) -> None:
+        super().__init__(message, reasons=(message,), hint=f"ask again in {retry_after} s")
+        self.retry_after = retry_after
+
+
+class AccountsError(TransportError):
+    """The ledger cannot be written, so nothing is answered."""
+
+
+class Session(Protocol):
+    """What the accounts need of the endpoint's session with the broker."""
+
+    def account(
+        self, window: int, *, closes: Mapping[str, Any] | None, opens: Mapping[str, int] | None
+    ) -> OpenedWindow:
+        """Close what was answered and open the next window."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """Proof that one answer stands in the ledger: entry ``index`` has the root that ``proof`` leads to."""
+
+    index: int
+    number: int
+    size: int
+    proof: tuple[bytes, ...]
+
+    def encode(self) -> dict[str, Any]:
+        """Return the receipt as JSON."""
+        proof = [base64.b64encode(one).decode() for one in self.proof]
+        return {"index": self.index, "number": self.number, "size": self.size, "proof": proof}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Closed:
+    leaves: tuple[bytes, ...]
+    callers: tuple[str, ...]
+    index: int
+
+
+def request_digest(*, method: str, path: str, body: bytes) -> bytes:
+    """Return what stands for a request in a leaf."""
+    return digest("strongroom/answer-request/v1", method.encode(), path.encode(), body)
+
+
+def answer_leaf(*, job: str, caller: str, request: bytes, answer: bytes, model: str) -> bytes:
+    """Return the leaf of one answer; ``request`` is its digest, ``answer`` the body as it left."""
+    parts = (job.encode(), caller.encode(), request, digest("strongroom/answer-body/v1", answer), model.encode())
+    return digest("strongroom/answer/v1", *parts)
+
+
+def verify_receipt(receipt: Mapping[str, Any], *, leaf: bytes, facts: Mapping[str, Any]) -> None:
+    """Raise LedgerError unless ``receipt`` shows ``leaf`` under the root in the ``facts`` of its ledger entry."""
+    closed = facts.get("closed") or {}
+    try:
+        number, size = int(receipt["number"]), int(receipt["size"])
+        proof = [base64.b64decode(one, validate=True) for one in receipt["proof"]]
+        root = bytes.fromhex(str(closed["root"]).partition(":")[2])
+    except (KeyError, TypeError, ValueError) as error:
+        raise LedgerError("not the receipt of an answer") from error
+    if closed.get("count") != size:
+        raise LedgerError(f"the receipt is of {size} answers, the entry accounts for {closed.get('count')}")
+    verify_inclusion(leaf_hash(leaf), index=number, size=size, root=root, proof=proof)
+
+
+class Accounts:
+    """The credit and the answers of one endpoint; ``callers`` are fingerprints."""
+
+    def __init__(
+        self,
+        session: Session,
+        *,
+        callers: Sequence[str],
+        clock: Callable[[], float] = seconds_now,
+    ) -> None:
+        self._session = session
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._window = 1
+        self._ends = 0.0
+        self._credit: dict[str, int] = dict.fromkeys(callers, 0)
+        self._wanted: dict[str, int] = dict.fromkeys(callers, LEAST_CREDIT)
+        self._exhausted: dict[str, float] = {}
+        self._spent: Counter[str] = Counter()
+        self._leaves: list[bytes] = []
+        self._askers: list[str] = []
+        self._refused = 0
+        self._frozen: dict[str, Any] | None = None
+        self._kept: OrderedDict[int, _Closed] = OrderedDict()
+
+    def spend(self, caller: str, answers: int) -> None:
+        """Take ``answers`` from the caller's credit, in a window that the ledger knows of.
+
+        Raises QuotaError if there are not as many, AccountsError if the ledger cannot be written.
+        """
+        with self._lock:
+            now = self._clock()
+            until = self._exhausted.get(caller, 0.0)
+            if now < until and self._credit.get(caller, 0) < answers:
+                self._refused += 1
+                raise _too_many(caller, int(until - now) + 1)
+            if now >= self._ends or self._credit.get(caller, 0) < answers:
+                if self._credit.get(caller, 0) < answers:
+                    self._wanted[caller] = max(2 * self._wanted.get(caller, 0), answers + LEAST_CREDIT)
+                self._turn(opens=True)
+            if self._credit.get(caller, 0) < answers:
+                self._refused += 1
+                raise _too_many(caller, max(1, int(self._exhausted.get(caller, now + 1) - now) + 1))
+            self._credit[caller] -= answers
+            self._spent[caller] += answers
+
+    def record(self, caller: str, leaf: bytes) -> str:
+        """Take in the leaf of an answer that is about to leave, and return its place, ``window.number``."""
+        with self._lock:
+            self._leaves.append(leaf)
+            self._askers.append(caller)
+            if self._frozen is None:
+                return f"{self._window}.{len(self._leaves) - 1}"
+            return f"{self._window + 1}.{len(self._leaves) - len(self._frozen['leaves']) - 1}"
+
+    def refuse(self) -> None:
+        """Count a request that was refused."""
+        with self._lock:
+            self._refused += 1
+
+    def turn(self) -> None:
+        """Close what was answered, and open the next window if this one is still asked for; nothing when idle."""
+        with self._lock:
+            if (self._leaves or self._spent or self._frozen) and self._clock() >= self._ends - _MARGIN_SECONDS:
+                self._turn(opens=bool(self._spent))
+
+    def close(self) -> None:
+        """Close what was answered and open nothing more."""
+        with self._lock:
+            self._credit = dict.fromkeys(self._credit, 0)
+            if self._leaves or self._spent or self._frozen:
+                self._turn(opens=False)
+
+    def receipt(self, place: str, *, caller: str) -> Receipt | None:
+        """Return the receipt of the caller's answer at ``place``; none if it is nobody's or not closed yet."""
+        window, _, number = place.partition(".")
+        if not (window.isdecimal() and number.isdecimal()):
+            return None
+        with self._lock:
+            closed = self._kept.get(int(window))
+        index = int(number)
+        if closed is None or index >= len(closed.leaves) or closed.callers[index] != caller:
+            return None
+        proof = _tree(closed.leaves).inclusion_proof(index, len(closed.leaves))
+        return Receipt(index=closed.index, number=index, size=len(closed.leaves), proof=tuple(proof))
+
+    def _turn(self, *, opens: bool) -> None:
+        """Ask the broker to close this window and open the next; the same is closed until it has answered."""
+        closing = self._frozen is not None or bool(self._leaves or self._spent or self._window > 1)
+        if closing and self._frozen is None:
+            self._frozen = {
+                "leaves": tuple(self._leaves),
+                "askers": tuple(self._askers),
+                "spent": dict(self._spent),
+                "refused": self._refused,
+            }
+        frozen = self._frozen
+        asked = self._clock()
+        try:
+            opened = self._session.account(
+                self._window,
+                closes=_told(frozen) if frozen else None,
+                opens=dict(self._wanted) if opens else None,
+            )
+        except RefusedError:
+            raise
+        except StrongroomError as error:
+            raise AccountsError(f"the ledger cannot be written: {error.message}", hint=error.hint) from error
+        if frozen is not None:
+            self._keep(frozen, opened.index)
+        self._window += 1
+        self._frozen = None
+        self._ends = asked + opened.seconds if opens else 0.0
+        for caller in self._credit:
+            self._credit[caller] = opened.allowed.get(caller, 0)
+            self._wanted[caller] = max(LEAST_CREDIT, 2 * (frozen or {}).get("spent", {}).get(caller, 0))
+            if caller in opened.retry_after:
+                self._exhausted[caller] = asked + opened.retry_after[caller]
+            else:
+                self._exhausted.pop(caller, None)
+
+    def _keep(self, frozen: Mapping[str, Any], index: int) -> None:
+        leaves, askers = frozen["leaves"], frozen["askers"]
+        self._kept[self._window] = _Closed(leaves=leaves, callers=askers, index=index)
+        if len(self._kept) > KEPT_WINDOWS:
+            self._kept.popitem(last=False)
+        del self._leaves[: len(leaves)], self._askers[: len(askers)]
+        self._spent.subtract(frozen["spent"])
+        self._spent += Counter()  # forget what is back at nothing
+        self._refused -= frozen["refused"]
+
+
+def _told(frozen: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "count": len(frozen["leaves"]),
+        "root": base64.b64encode(_tree(frozen["leaves"]).root).decode(),
+        "callers": frozen["spent"],
+        "refused": frozen["refused"],
+    }
+
+
+def _tree(leaves: Sequence[bytes]) -> MerkleLog:
+    log = MerkleLog(MemoryStore())
+    if leaves:
+        log.append(list(leaves))
+    return log
+
+
+def _too_many(caller: str, seconds: int) -> QuotaError:
+    return QuotaError(f"the quota of caller {caller[:8]}… is used up", retry_after=seconds)

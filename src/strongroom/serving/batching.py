@@ -1,0 +1,146 @@
+"""Compute requests that wait at the same time together, up to a number of rows (spec/8-serving.md §3).
+
+A request that comes alone is computed at once; only where others are on their way is it worth a moment's patience.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from strongroom.errors import StrongroomError, TransportError
+
+ANSWER_SECONDS: Final = 60.0
+_LOOK_SECONDS: Final = 0.5
+
+Arrays = Mapping[str, npt.NDArray[Any]]
+
+
+class BusyError(TransportError):
+    """The model is busy, or stops."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Asked:
+    """One request that waits for its rows to be computed."""
+
+    inputs: Arrays
+    rows: int
+    done: threading.Event = field(default_factory=threading.Event)
+    outputs: Arrays | None = None
+    version: str = ""
+    error: StrongroomError | None = None
+
+    @property
+    def shape(self) -> tuple[tuple[str, str, tuple[int, ...]], ...]:
+        """Return what requests computed together have in common: names, types, and shapes of one row."""
+        return tuple((name, tensor.dtype.str, tensor.shape[1:]) for name, tensor in self.inputs.items())
+
+
+class Batcher:
+    """Requests in line for the one thread that computes.
+
+    ``most_rows`` bounds a batch; ``patience`` is for how many seconds the first request of one waits for others;
+    ``most_waiting`` bounds the line.
+    """
+
+    def __init__(self, *, most_rows: int = 256, patience: float = 0.002, most_waiting: int = 1024) -> None:
+        self._most_rows = most_rows
+        self._patience = patience
+        self._most_waiting = most_waiting
+        self._line: deque[Asked] = deque()
+        self._changed = threading.Condition()
+        self._under_way = 0
+        self._closed = False
+
+    def expect(self) -> None:
+        """Say that a request has begun that will be asked or dropped soon."""
+        with self._changed:
+            self._under_way += 1
+
+    def drop(self) -> None:
+        """Say that a request that was expected is over."""
+        with self._changed:
+            self._under_way -= 1
+            self._changed.notify_all()
+
+    def ask(self, inputs: Arrays, *, rows: int) -> tuple[Arrays, str]:
+        """Return the outputs for ``inputs`` and the version that computed them, or raise what went wrong."""
+        asked = Asked(inputs=inputs, rows=rows)
+        with self._changed:
+            if self._closed or len(self._line) >= self._most_waiting:
+                raise BusyError("the endpoint has more requests than it can answer", hint="ask again in a moment")
+            self._line.append(asked)
+            self._changed.notify_all()
+        if not asked.done.wait(ANSWER_SECONDS):
+            raise BusyError(f"the model gave no answer within {ANSWER_SECONDS:.0f} s")
+        if asked.error is not None:
+            raise asked.error
+        return asked.outputs or {}, asked.version
+
+    def take(self) -> list[Asked]:
+        """Return the next requests to compute together; none after half a second without any, or at the end."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._line or self._closed, _LOOK_SECONDS) or not self._line:
+                return []
+            until = time.monotonic() + self._patience
+            while (
+                self._rows() < self._most_rows
+                and len(self._line) < self._under_way
+                and (left := until - time.monotonic()) > 0
+            ):
+                self._changed.wait(left)
+            first = self._line.popleft()
+            batch, rows = [first], first.rows
+            while self._line and self._line[0].shape == first.shape and rows + self._line[0].rows <= self._most_rows:
+                batch.append(self._line.popleft())
+                rows += batch[-1].rows
+            return batch
+
+    def close(self, reason: StrongroomError) -> None:
+        """Take no more requests, and fail those that wait."""
+        with self._changed:
+            self._closed = True
+            waiting, self._line = list(self._line), deque()
+            self._changed.notify_all()
+        for asked in waiting:
+            asked.error = reason
+            asked.done.set()
+
+    @property
+    def closed(self) -> bool:
+        """Return whether no more requests are taken."""
+        return self._closed
+
+    def _rows(self) -> int:
+        return sum(asked.rows for asked in self._line)
+
+
+def compute(batch: Sequence[Asked], run: Callable[[Arrays, int], tuple[Arrays, str]]) -> None:
+    """Compute ``batch`` by one call of ``run`` and give every request its rows, or what went wrong."""
+    try:
+        if len(batch) == 1:
+            inputs: Arrays = batch[0].inputs
+        else:
+            inputs = {name: np.concatenate([one.inputs[name] for one in batch]) for name in batch[0].inputs}
+        outputs, version = run(inputs, sum(one.rows for one in batch))
+        at = 0
+        for one in batch:
+            one.outputs = {name: values[at : at + one.rows] for name, values in outputs.items()}
+            one.version = version
+            at += one.rows
+    except StrongroomError as error:
+        for one in batch:
+            one.error = error
+    finally:
+        for one in batch:
+            if one.outputs is None and one.error is None:
+                one.error = BusyError("the model failed")
+            one.done.set()

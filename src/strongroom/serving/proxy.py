@@ -1,0 +1,113 @@
+"""Carry the requests of ordinary HTTP clients on this machine to an attested endpoint (spec/8-serving.md §6).
+
+It listens on loopback only. Where the endpoint cannot prove what it is, the client gets 502 with the reason, and the
+endpoint gets nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from typing import Final
+
+import httpx
+
+from strongroom.errors import EvidenceError, RefusedError, StrongroomError, TransportError, UsageError
+from strongroom.serving.client import Attester, open_client
+from strongroom.serving.http import Request, Response, SocketStream, serve_http
+
+_LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
+# What belongs to one connection is not carried to the next (RFC 9110 §7.6.1); neither is what authenticates elsewhere.
+_OWN: Final = frozenset(
+    {"connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "proxy-connection"}
+    | {"content-length", "host", "authorization", "proxy-authorization", "cookie", "expect", "accept-encoding"}
+)
+
+
+class Proxy:
+    """A proxy for one endpoint; ``address`` is where clients find it."""
+
+    def __init__(self, attester: Attester, *, listen: tuple[str, int], reattest: float) -> None:
+        if listen[0] not in _LOOPBACK:
+            raise UsageError(
+                f"the proxy listens on loopback, not on {listen[0]}",
+                hint="whoever reaches it asks in your name; use 127.0.0.1",
+            )
+        self._client = open_client(attester, reattest=reattest)
+        try:
+            self._socket = socket.create_server(listen, family=socket.AF_INET6 if ":" in listen[0] else socket.AF_INET)
+        except OSError as error:
+            raise UsageError(f"cannot listen on {listen[0]}:{listen[1]}: {error.strerror}") from error
+        host, port = self._socket.getsockname()[:2]
+        self.address: tuple[str, int] = (host, port)
+        self._closed = threading.Event()
+
+    def serve(self) -> None:
+        """Carry requests until :meth:`close` is called."""
+        while not self._closed.is_set():
+            try:
+                plain, _ = self._socket.accept()
+            except OSError:
+                continue
+            threading.Thread(target=serve_http, args=(SocketStream(plain), self.carry), daemon=True).start()
+
+    def start(self) -> None:
+        """Carry requests in a thread of its own."""
+        threading.Thread(target=self.serve, name="proxy", daemon=True).start()
+
+    def close(self) -> None:
+        """Stop listening and close every channel."""
+        self._closed.set()
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+        self._client.close()
+
+    def carry(self, request: Request) -> Response:
+        """Return the endpoint's response to ``request``, or 502 and why there is none."""
+        headers = {name: value for name, value in request.headers.items() if name not in _OWN}
+        try:
+            asked = self._client.build_request(request.method, request.path, headers=headers, content=request.body)
+            answer = self._client.send(asked, stream=True)
+        except StrongroomError as error:
+            return refuse(error)
+        except httpx.HTTPError as error:
+            return _told(502, {"error": f"the endpoint did not answer: {type(error).__name__}", "kind": "Transport"})
+        kept = {name: value for name, value in answer.headers.items() if name not in _OWN and name != "content-type"}
+        kind = answer.headers.get("content-type", "application/json")
+        if kind.startswith("text/event-stream"):
+            return Response(status=answer.status_code, body=_pieces(answer), kind=kind, headers=kept)
+        try:
+            body = answer.read()
+        except (StrongroomError, httpx.HTTPError) as error:
+            return _told(502, {"error": f"the endpoint hung up: {type(error).__name__}", "kind": "Transport"})
+        return Response(status=answer.status_code, body=body, kind=kind, headers=kept)
+
+
+def refuse(error: StrongroomError) -> Response:
+    """Return what an ordinary client is told when the endpoint is not trusted (502) or does not let it ask (403)."""
+    told: dict[str, object] = {"error": error.message, "kind": error.kind}
+    if error.hint:
+        told["hint"] = error.hint
+    if isinstance(error, EvidenceError):
+        told["step"] = error.step
+    if isinstance(error, RefusedError):
+        told["reasons"] = list(error.reasons)
+        return _told(403, told)
+    return _told(502, told)
+
+
+def _pieces(answer: httpx.Response) -> Iterator[bytes]:
+    try:
+        yield from answer.iter_raw()
+    except httpx.HTTPError as error:  # the client's connection is cut too, so that it does not take this for the end
+        raise TransportError("the endpoint hung up in the middle of an answer") from error
+    finally:
+        answer.close()
+
+
+def _told(status: int, told: dict[str, object]) -> Response:
+    return Response(status=status, body=json.dumps(told).encode())

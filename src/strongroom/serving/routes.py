@@ -1,0 +1,148 @@
+"""Answer one caller's HTTP requests: the Open Inference Protocol v2, chat, and receipts (spec/8-serving.md §3).
+
+Every answer that holds anything of the model is paid for before it is computed, cut to what the policies allow, and
+recorded before it leaves.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final
+
+from strongroom import __version__
+from strongroom.errors import RefusedError, StrongroomError, TransportError, UsageError
+from strongroom.serving.accounts import Accounts, QuotaError, answer_leaf, request_digest
+from strongroom.serving.batching import Batcher
+from strongroom.serving.chat import RECEIPT_HEADER, ChatDesk, answer_chat
+from strongroom.serving.http import Request, Response
+from strongroom.serving.model import Loaded, Model
+from strongroom.serving.tensors import BINARY_HEADER, encode_answer, parse_request
+
+EXTENSIONS: Final = ("binary_tensor_data",)
+
+
+class NotFoundError(UsageError):
+    """There is nothing at this path."""
+
+
+class Caller:
+    """One caller's way to the model."""
+
+    def __init__(
+        self, fingerprint: str, *, name: str, job: str, model: Model, batcher: Batcher, accounts: Accounts
+    ) -> None:
+        self._fingerprint = fingerprint
+        self._name = name
+        self._job = job
+        self._model = model
+        self._batcher = batcher
+        self._accounts = accounts
+
+    def handle(self, request: Request) -> Response:
+        """Return the response to ``request``; every error of ours becomes one."""
+        try:
+            return self._route(request)
+        except StrongroomError as error:
+            if not isinstance(error, QuotaError):
+                self._accounts.refuse()
+            return explain(error)
+
+    def _route(self, request: Request) -> Response:
+        path = request.path.partition("?")[0].rstrip("/")
+        if request.method == "POST" and path == "/v1/chat/completions":
+            return answer_chat(self._chat_desk(), request, name=self._name)
+        if request.method == "GET" and path.startswith("/strongroom/v1/receipts/"):
+            return self._receipt(path.rpartition("/")[2])
+        if request.method == "GET" and (said := self._state().get(path)) is not None:
+            return _json(said, status=503 if said.get("ready") is False else 200)
+        return self._route_model(path, request)
+
+    def _state(self) -> dict[str, dict[str, Any]]:
+        """Return what is answered without the model, by path."""
+        model = {"id": self._name, "object": "model", "created": 0, "owned_by": "strongroom"}
+        return {
+            "/v2": {"name": "strongroom", "version": __version__, "extensions": list(EXTENSIONS)},
+            "/v2/health/live": {"live": True},
+            "/v2/health/ready": {"ready": self._model.ready},
+            "/v1/models": {"object": "list", "data": [model]},
+        }
+
+    def _route_model(self, path: str, request: Request) -> Response:
+        prefix = f"/v2/models/{self._name}"
+        if path != prefix and not path.startswith(f"{prefix}/"):
+            raise NotFoundError(f"there is nothing at {path[:80]}", hint=f"the model is at {prefix}")
+        rest = path[len(prefix) :].strip("/").split("/")
+        loaded = self._model.loaded
+        if rest[:1] == ["versions"]:
+            if rest[1:2] != [loaded.version]:
+                raise NotFoundError(f"version {loaded.version} is served", hint="leave the version out")
+            rest = rest[2:] or [""]
+        if rest == ["infer"] and request.method == "POST":
+            return self._infer(request)
+        if rest == [""] and request.method == "GET":
+            return _json(self._metadata(loaded))
+        if rest == ["ready"] and request.method == "GET":
+            return _json({"name": self._name, "ready": self._model.ready}, status=200 if self._model.ready else 503)
+        raise NotFoundError(f"there is nothing at {path[:80]}", hint=f"POST {prefix}/infer")
+
+    def _infer(self, request: Request) -> Response:
+        header = request.headers.get(BINARY_HEADER)
+        asked = parse_request(request.body, header_bytes=int(header) if header and header.isdecimal() else None)
+        self._accounts.spend(self._fingerprint, asked.rows)
+        outputs, version = self._batcher.ask(asked.inputs, rows=asked.rows)
+        body, head_bytes = encode_answer(outputs, asked, model=self._name, version=version)
+        headers = {RECEIPT_HEADER: self._record(request, body, version)}
+        if head_bytes is None:
+            return Response(status=200, body=body, headers=headers)
+        headers[BINARY_HEADER] = str(head_bytes)
+        return Response(status=200, body=body, kind="application/octet-stream", headers=headers)
+
+    def _record(self, request: Request, body: bytes, version: str) -> str:
+        asked = request_digest(method=request.method, path=request.path, body=request.body)
+        leaf = answer_leaf(
+            job=self._job, caller=self._fingerprint, request=asked, answer=body, model=f"{self._name}@{version}"
+        )
+        return self._accounts.record(self._fingerprint, leaf)
+
+    def _chat_desk(self) -> ChatDesk:
+        return ChatDesk(
+            spend=lambda: self._accounts.spend(self._fingerprint, 1),
+            talk=self._model.chat,
+            rules=lambda: self._model.rules,
+            record=lambda request, body: self._record(request, body, self._model.loaded.version),
+        )
+
+    def _receipt(self, place: str) -> Response:
+        found = self._accounts.receipt(place, caller=self._fingerprint)
+        if found is None:
+            raise NotFoundError(
+                f"no receipt {place[:40]!r} of this caller", hint="its window closes some seconds after the answer"
+            )
+        return _json(found.encode())
+
+    def _metadata(self, loaded: Loaded) -> dict[str, Any]:
+        return {
+            "name": self._name,
+            "versions": [loaded.version],
+            "platform": "strongroom",
+            "inputs": [dict(one) for one in loaded.inputs],
+            "outputs": [dict(one) for one in loaded.outputs],
+        }
+
+
+def explain(error: StrongroomError) -> Response:
+    """Return what a caller is told of ``error``: every reason of a refusal, and what to do."""
+    told: dict[str, Any] = {"error": error.message, "kind": error.kind}
+    if error.hint:
+        told["hint"] = error.hint
+    if isinstance(error, RefusedError) and error.reasons:
+        told["reasons"] = list(error.reasons)
+    if isinstance(error, QuotaError):
+        return _json(told, status=429, headers={"retry-after": str(error.retry_after)})
+    kinds = ((NotFoundError, 404), (UsageError, 400), (RefusedError, 403), (TransportError, 503))
+    status = next((status for kind, status in kinds if isinstance(error, kind)), 500)
+    return _json(told, status=status)
+
+
+def _json(value: dict[str, Any], *, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(status=status, body=json.dumps(value).encode(), headers=headers or {})

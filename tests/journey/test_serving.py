@@ -1,0 +1,70 @@
+"""A model of two owners answers callers from an attested endpoint, and every answer stands in the ledger."""
+
+import numpy as np
+import pytest
+from serving_world import infer, measurements, outputs, plain_chances, serving_world
+from small_world import wait_until
+
+from strongroom.digests import parse_text, to_text
+from strongroom.serving.accounts import answer_leaf, request_digest, verify_receipt
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    with serving_world(tmp_path_factory.mktemp("serving")) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def endpoint(world):
+    running = world.serve()
+    yield running
+    running.stop()
+
+
+def test_caller_gets_what_the_models_say_rounded_as_the_owners_permit(world, endpoint):
+    rows, _ = measurements()
+    with world.asking(endpoint) as client:
+        assert client.get("/v2/health/ready").json() == {"ready": True}
+        assert client.get("/v2/models/tumours").json()["versions"] == ["1-1"]
+        answer = outputs(infer(client, rows[:50]))
+    assert answer["benign"] == np.round(plain_chances(rows[:50]), 4).tolist()
+    assert answer["finding"] == np.where(plain_chances(rows[:50]) > 0.5, "benign", "malignant").tolist()
+
+
+def test_every_answer_is_shown_to_stand_in_the_ledger(world, endpoint):
+    rows, _ = measurements()
+    with world.asking(endpoint) as client:
+        answer = infer(client, rows[:3])
+        place = answer.headers["strongroom-receipt"]
+        found = []
+
+        def closed():
+            asked = client.get(f"/strongroom/v1/receipts/{place}")
+            found.append(asked.json())
+            return asked.status_code == 200
+
+        wait_until(closed, seconds=20, why="the window was never closed")
+    receipt = found[-1]
+    request = answer.request
+    leaf = answer_leaf(
+        job=to_text(endpoint.publication.digest),
+        caller=world.partner.key.party.fingerprint,
+        request=request_digest(method="POST", path="/v2/models/tumours/infer", body=request.content),
+        answer=answer.content,
+        model="tumours@1-1",
+    )
+    entry = world.analyst_door().verified_entry(receipt["index"])
+    assert str(entry.kind) == "answers"
+    verify_receipt(receipt, leaf=leaf, facts=entry.facts)
+    assert entry.facts["closed"]["callers"][str(world.partner.key.party)] >= 3
+    assert parse_text(entry.facts["closed"]["root"])
+    with world.asking(endpoint, by=world.analyst) as other:
+        assert other.get(f"/strongroom/v1/receipts/{place}").status_code == 404
+
+
+def test_window_stands_in_the_ledger_before_its_answers(world, endpoint):
+    with world.asking(endpoint) as client:
+        infer(client, measurements()[0][:1])
+        opened = [one for one in world.entries("answers") if "opened" in one.facts]
+    assert any(str(world.partner.key.party) in one.facts["opened"]["callers"] for one in opened)
