@@ -11,29 +11,34 @@ import socket
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Collection
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
 
 from strongroom.attestation.appraisal import AttestationResult, Verifier
-from strongroom.attestation.evidence import Evidence
-from strongroom.attestation.introduction import (
-    Credentials,
-    Greeting,
-    Meeting,
-    Peer,
-    WrongRoleError,
-    check_job_digest,
-    verify_proof,
+from strongroom.attestation.encounter import (
+    CONTROL,
+    Attested,
+    Check,
+    Clock,
+    Conversation,
+    Encounter,
+    End,
+    PeerRefusedError,
+    Renewal,
+    Say,
+    check_message,
+    check_time,
+    refusal,
 )
+from strongroom.attestation.introduction import Credentials, check_job_digest
 from strongroom.attestation.roles import Role
 from strongroom.attestation.secure_line import Deadline, DeadlineError, LineClosedError, ProtocolError, SecureLine
 from strongroom.attestation.tee import Tee
-from strongroom.attestation.workload_keys import PublicKeys, WorkloadKeys
-from strongroom.errors import EvidenceError, StrongroomError, TransportError
-from strongroom.statements import PartyId, SigningKey
+from strongroom.attestation.workload_keys import WorkloadKeys
+from strongroom.errors import StrongroomError, TransportError
+from strongroom.statements import SigningKey
 
 INTRODUCTION_SECONDS = 10.0
 MESSAGE_SECONDS = 60.0
@@ -41,13 +46,9 @@ MAX_PENDING = 32
 MAX_WAITING = 256
 MAX_INTRODUCTION_BYTES = 2 << 20  # evidence has at most 64 KiB of quote and 1 MiB of event log, in base64
 
+_SHARED_WAIT = 0.02  # between looks at what another thread received
+
 Address = tuple[str, int]
-Clock = Callable[[], datetime]
-Check = Callable[[AttestationResult], None]
-
-
-class PeerRefusedError(EvidenceError):
-    """The other end does not trust us; it says only what kind of thing failed."""
 
 
 class ListenerClosedError(TransportError):
@@ -59,54 +60,82 @@ def judged_by_caller(result: AttestationResult) -> None:
     del result
 
 
-class AttestedChannel:
+class AttestedChannel(Attested):
     """A connection to a verified peer; one thread may send while another receives."""
 
-    def __init__(self, line: SecureLine, peer: Peer, *, seconds: float, attested_at: datetime) -> None:
+    def __init__(self, line: SecureLine, renewal: Renewal, *, seconds: float) -> None:
+        super().__init__(renewal, seconds=seconds)
         self._line = line
-        self._peer = peer
-        self.seconds = seconds
-        self.attested_at = attested_at
-
-    @property
-    def peer(self) -> AttestationResult | None:
-        """Return the peer's attestation result; None for a client, which has a :attr:`party` instead."""
-        return self._peer.result
-
-    @property
-    def evidence(self) -> Evidence | None:
-        """Return the evidence that the peer presented, for records; it proves nothing on any other channel."""
-        return self._peer.evidence
-
-    @property
-    def party(self) -> PartyId | None:
-        """Return the party that a client proved to speak for; None for an attested workload."""
-        return self._peer.party
-
-    @property
-    def peer_role(self) -> Role:
-        """Return the part that the peer plays."""
-        return self._peer.role
-
-    @property
-    def peer_keys(self) -> PublicKeys:
-        """Return the peer's public keys, to which its evidence commits."""
-        return self._peer.keys
+        self._inbox: deque[dict[str, Any]] = deque()
+        self._receiving, self._renewing = threading.Lock(), threading.Lock()
+        self._proofs: deque[dict[str, Any]] = deque()
 
     def send(self, message: dict[str, Any], *, deadline: float = MESSAGE_SECONDS) -> None:
         """Send one JSON object within ``deadline`` seconds; a failed send ends the channel."""
+        self._say(check_message(message), Deadline(deadline))
+
+    def receive(self, *, deadline: float = MESSAGE_SECONDS) -> dict[str, Any]:
+        """Return the next JSON object; raise DeadlineError after ``deadline`` seconds, and the channel stays usable.
+
+        A peer's request for fresh evidence is answered on the way.
+        """
+        limit = Deadline(deadline)
+        if not self._receiving.acquire(timeout=max(limit.left, 0.0)):
+            raise DeadlineError(f"another thread was receiving for {deadline:g} s")
         try:
-            self._line.send(message, Deadline(deadline))
+            while not self._inbox:
+                self._take_one(limit)
+            return self._inbox.popleft()
+        finally:
+            self._receiving.release()
+
+    def reattest(self, *, deadline: float = INTRODUCTION_SECONDS) -> AttestationResult | None:
+        """Ask the peer for evidence over a fresh nonce, appraise it, return the result; a failure ends the channel.
+
+        It works beside a thread that receives, and without one; application messages that arrive meanwhile are kept.
+        """
+        limit = Deadline(deadline)
+        with self._renewing:
+            try:
+                self._say(self._renewal.ask(), limit)
+                while not self._proofs:
+                    check_time(limit)
+                    if self._receiving.acquire(timeout=_SHARED_WAIT):
+                        try:
+                            if not self._proofs:
+                                self._take_one(limit)
+                        finally:
+                            self._receiving.release()
+                return self._renewal.judge(self._proofs.popleft()).peer.result
+            except BaseException:
+                self.close()
+                raise
+
+    def _take_one(self, limit: Deadline) -> None:
+        """Receive one message and put it where it belongs."""
+        message = self._line.receive(limit)
+        if CONTROL not in message:
+            self._inbox.append(message)
+            return
+        try:
+            answer = self._renewal.answer(message)
+            if answer is None:
+                self._proofs.append(message)
+            else:
+                self._say(answer, Deadline(INTRODUCTION_SECONDS))
+        except BaseException:
+            self.close()
+            raise
+
+    def _say(self, message: dict[str, Any], limit: Deadline) -> None:
+        try:
+            self._line.send(message, limit)
         except DeadlineError:
             self.close()  # half a message is on the wire
             raise
 
-    def receive(self, *, deadline: float = MESSAGE_SECONDS) -> dict[str, Any]:
-        """Return the next JSON object; raise DeadlineError after ``deadline`` seconds, and the channel stays usable."""
-        return self._line.receive(Deadline(deadline))
-
     def write(self, data: bytes, *, deadline: float = MESSAGE_SECONDS) -> None:
-        """Send bytes of a protocol that both ends agreed to speak from here on, instead of messages."""
+        """Send bytes of a protocol that both ends agreed to speak from here on, instead of messages and renewals."""
         try:
             self._line.write(data, Deadline(deadline))
         except DeadlineError:
@@ -153,7 +182,7 @@ def connect(
     A workload passes its ``tee``; a client passes its party's ``signer`` instead. ``check`` may raise to refuse a
     verified result before the peer is told that it is trusted. ``deadline``: seconds for everything together.
     """
-    end = _End(
+    end = End(
         credentials=Credentials(role=role, keys=keys, tee=tee, signer=signer),
         admits=frozenset({expected_role}),
         verifier=verifier,
@@ -171,7 +200,7 @@ def connect(
             f"cannot reach {_name(address)}: {error.strerror or error}",
             hint="is the workload running, and the port right?",
         ) from error
-    return end.introduce(plain, server=False, deadline=limit)
+    return _introduce(end, plain, server=False, deadline=limit)
 
 
 class Listener:
@@ -196,7 +225,7 @@ class Listener:
         max_pending: int = MAX_PENDING,
         clock: Clock = lambda: datetime.now(UTC),
     ) -> None:
-        self._end = _End(
+        self._end = End(
             credentials=Credentials(role=role, keys=keys, tee=tee, signer=None),
             admits=frozenset(admits),
             verifier=verifier,
@@ -287,7 +316,7 @@ class Listener:
     def _introduce(self, number: int, plain: socket.socket) -> None:
         outcome: AttestedChannel | StrongroomError | None
         try:
-            outcome = self._end.introduce(plain, server=True, deadline=Deadline(self._deadline))
+            outcome = _introduce(self._end, plain, server=True, deadline=Deadline(self._deadline))
         except StrongroomError as error:
             outcome = error
         except Exception as error:  # noqa: BLE001  a stranger must not end the listener, whatever it sent
@@ -307,89 +336,44 @@ class Listener:
             outcome.close()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _End:
-    """One end's side of every introduction: how it proves itself, and whom it believes."""
-
-    credentials: Credentials
-    admits: frozenset[Role]
-    verifier: Verifier
-    job_digest: bytes
-    check: Check
-    clock: Clock
-
-    def introduce(self, plain: socket.socket, *, server: bool, deadline: Deadline) -> AttestedChannel:
-        """Return the channel, or close the connection and raise what failed."""
-        started = time.monotonic()
-        try:
-            line = SecureLine(plain, keys=self.credentials.keys, server=server)
-        except OSError as error:
-            plain.close()
-            raise LineClosedError("the other side closed the connection") from error
-        try:
-            peer, now = self._meet(line, server=server, deadline=deadline)
-        except StrongroomError as error:
-            if isinstance(error, EvidenceError) and not isinstance(error, PeerRefusedError):
-                with contextlib.suppress(StrongroomError):
-                    line.send({"refused": error.kind}, Deadline(min(1.0, deadline.left)))
-            line.close()
-            raise
-        except BaseException:
-            line.close()
-            raise
-        return AttestedChannel(line, peer, seconds=time.monotonic() - started, attested_at=now)
-
-    def _meet(self, line: SecureLine, *, server: bool, deadline: Deadline) -> tuple[Peer, datetime]:
+def _introduce(end: End, plain: socket.socket, *, server: bool, deadline: Deadline) -> AttestedChannel:
+    """Return the channel, or close the connection and raise what failed."""
+    started = time.monotonic()
+    try:
+        line = SecureLine(plain, keys=end.credentials.keys, server=server)
+    except OSError as error:
+        plain.close()
+        raise LineClosedError("the other side closed the connection") from error
+    try:
         line.shake_hands(deadline)
-        own = Greeting.fresh(role=self.credentials.role, keys=self.credentials.keys.public)
-        line.send(own.to_json(), deadline)
-        meeting = Meeting.arrange(
-            own=own,
-            peer=Greeting.parse(self._hear(line, deadline)),
-            peer_spki=line.peer_spki,
-            exporter=line.exporter,
-            job_digest=self.job_digest,
-        )
-        if meeting.peer.role not in self.admits:
-            raise WrongRoleError(
-                f"the other end is a {meeting.peer.role.value}, expected {' or '.join(sorted(self.admits))}",
-                step="role",
-            )
-        # The end that came asking proves itself first, so that strangers cannot make a listener produce quotes.
-        if server:
-            now, peer = self._verify(line, meeting, deadline)
-            line.send(self.credentials.prove(meeting), deadline)
-            line.send({"ok": True}, deadline)
-            self._hear_ok(line, deadline)
+        conversation = end.converse(server=server, peer_spki=line.peer_spki, exporter=line.exporter)
+        encounter = _hold(conversation, line, deadline)
+    except StrongroomError as error:
+        told = refusal(error)
+        if told is not None:
+            with contextlib.suppress(StrongroomError):
+                line.send(told, Deadline(min(1.0, deadline.left)))
+        line.close()
+        raise
+    except BaseException:
+        line.close()
+        raise
+    return AttestedChannel(line, Renewal(end, encounter), seconds=time.monotonic() - started)
+
+
+def _hold(conversation: Conversation, line: SecureLine, deadline: Deadline) -> Encounter:
+    heard: dict[str, Any] | None = None
+    while True:
+        try:
+            step = conversation.send(heard)
+        except StopIteration as done:
+            found: Encounter = done.value
+            return found
+        heard = None
+        if isinstance(step, Say):
+            line.send(step.message, deadline)
         else:
-            line.send(self.credentials.prove(meeting), deadline)
-            now, peer = self._verify(line, meeting, deadline)
-            line.send({"ok": True}, deadline)
-            self._hear_ok(line, deadline)
-        return peer, now
-
-    def _verify(self, line: SecureLine, meeting: Meeting, deadline: Deadline) -> tuple[datetime, Peer]:
-        proof = self._hear(line, deadline)
-        now = self.clock()
-        peer = verify_proof(proof, meeting, verifier=self.verifier, now=now)
-        if peer.result is not None:
-            self.check(peer.result)
-        return now, peer
-
-    def _hear(self, line: SecureLine, deadline: Deadline) -> dict[str, Any]:
-        message = line.receive(deadline, most=MAX_INTRODUCTION_BYTES)
-        if set(message) == {"refused"}:
-            raise PeerRefusedError(
-                f"the other end refused us: {str(message['refused'])[:60]}",
-                step="peer",
-                hint="its own log says why; most often another job, measurement or trust anchor was expected",
-            )
-        return message
-
-    def _hear_ok(self, line: SecureLine, deadline: Deadline) -> None:
-        message = self._hear(line, deadline)
-        if message != {"ok": True}:
-            raise ProtocolError("expected ok after the proofs")
+            heard = line.receive(deadline, most=MAX_INTRODUCTION_BYTES)
 
 
 def _hang_up(plain: socket.socket) -> None:
@@ -400,3 +384,19 @@ def _hang_up(plain: socket.socket) -> None:
 
 def _name(address: Address) -> str:
     return f"{address[0]}:{address[1]}"
+
+
+__all__ = [
+    "INTRODUCTION_SECONDS",
+    "MAX_INTRODUCTION_BYTES",
+    "MAX_PENDING",
+    "MAX_WAITING",
+    "MESSAGE_SECONDS",
+    "Address",
+    "AttestedChannel",
+    "Listener",
+    "ListenerClosedError",
+    "PeerRefusedError",
+    "connect",
+    "judged_by_caller",
+]

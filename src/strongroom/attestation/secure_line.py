@@ -13,6 +13,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from cryptography import x509
@@ -80,6 +81,13 @@ class Deadline:
         return max(0.0, self._at - time.monotonic())
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What a socket must be ready for, select.POLLIN or select.POLLOUT."""
+
+    event: int
+
+
 class SecureLine:
     """One TLS 1.3 connection; one thread may send while another receives."""
 
@@ -120,10 +128,7 @@ class SecureLine:
 
     def send(self, message: dict[str, Any], deadline: Deadline, *, most: int = MAX_FRAME_BYTES) -> None:
         """Send one message."""
-        body = json.dumps(message, separators=(",", ":")).encode()
-        if len(body) > most:
-            raise ProtocolError(f"a message has at most {most} bytes, got {len(body)}", hint="send it in parts")
-        self.write(len(body).to_bytes(_HEAD_BYTES, "little") + body, deadline)
+        self.write(encode_frame(message, most=most), deadline)
 
     def write(self, data: bytes, deadline: Deadline) -> None:
         """Send ``data`` as it is, for a protocol of its own that follows the messages."""
@@ -152,19 +157,27 @@ class SecureLine:
     def receive(self, deadline: Deadline, *, most: int = MAX_FRAME_BYTES) -> dict[str, Any]:
         """Return the next message; after DeadlineError, what has arrived so far is kept for the next call."""
         with self._receiving:
-            self._fill(_HEAD_BYTES, deadline)
-            size = int.from_bytes(self._received[:_HEAD_BYTES], "little")
-            if size > most:
-                self._give_up()
-                raise ProtocolError(f"the other side announced a message of {size} bytes, at most {most} are accepted")
-            self._fill(_HEAD_BYTES + size, deadline)
-            body = bytes(self._received[_HEAD_BYTES : _HEAD_BYTES + size])
-            del self._received[: _HEAD_BYTES + size]
-            try:
-                return parse_message(body)
-            except ProtocolError:
-                self._give_up()
-                raise
+            while (message := self.take_message(most=most)) is None:
+                self._received += self._until(lambda: self._tls.recv(_BLOCK), deadline)
+            return message
+
+    def take_message(self, *, most: int) -> dict[str, Any] | None:
+        """Return the next message if all of it has arrived; a broken one ends the connection."""
+        if len(self._received) < _HEAD_BYTES:
+            return None
+        size = int.from_bytes(self._received[:_HEAD_BYTES], "little")
+        if size > most:
+            self._give_up()
+            raise ProtocolError(f"the other side announced a message of {size} bytes, at most {most} are accepted")
+        if len(self._received) < _HEAD_BYTES + size:
+            return None
+        body = bytes(self._received[_HEAD_BYTES : _HEAD_BYTES + size])
+        del self._received[: _HEAD_BYTES + size]
+        try:
+            return parse_message(body)
+        except ProtocolError:
+            self._give_up()
+            raise
 
     def close(self) -> None:
         """End the session and the connection; safe to call twice, and from another thread."""
@@ -183,29 +196,32 @@ class SecureLine:
         self._received.clear()
         self.close()
 
-    def _fill(self, size: int, deadline: Deadline) -> None:
-        while len(self._received) < size:
-            self._received += self._until(lambda: self._tls.recv(_BLOCK), deadline)
-
     def _until(self, operation: Callable[[], T], deadline: Deadline) -> T:
         """Return what ``operation`` returns, waiting for the socket as it asks."""
         while True:
-            try:
-                with self._tls_lock:
-                    if self._closed:
-                        raise LineClosedError("the connection was closed on this side")
-                    return operation()
-            except SSL.WantReadError:
-                self._wait(select.POLLIN, deadline)
-            except SSL.WantWriteError:
-                self._wait(select.POLLOUT, deadline)
-            except (SSL.ZeroReturnError, SSL.SysCallError, OSError) as error:
-                raise LineClosedError("the other side closed the connection", hint="see what it says itself") from error
-            except SSL.Error as error:
-                reason = error.args[0][0][-1] if error.args and error.args[0] else "no reason"
-                raise ProtocolError(
-                    f"TLS 1.3 failed: {reason}", hint="is there a Strongroom process at that address?"
-                ) from error
+            done = self.attempt(operation)
+            if not isinstance(done, Wanted):
+                return done
+            self._wait(done.event, deadline)
+
+    def attempt(self, operation: Callable[[], T]) -> T | Wanted:
+        """Try ``operation`` once; return what it returns, or what the socket must be ready for before it can go on."""
+        try:
+            with self._tls_lock:
+                if self._closed:
+                    raise LineClosedError("the connection was closed on this side")
+                return operation()
+        except SSL.WantReadError:
+            return Wanted(event=select.POLLIN)
+        except SSL.WantWriteError:
+            return Wanted(event=select.POLLOUT)
+        except (SSL.ZeroReturnError, SSL.SysCallError, OSError) as error:
+            raise LineClosedError("the other side closed the connection", hint="see what it says itself") from error
+        except SSL.Error as error:
+            reason = error.args[0][0][-1] if error.args and error.args[0] else "no reason"
+            raise ProtocolError(
+                f"TLS 1.3 failed: {reason}", hint="is there a Strongroom process at that address?"
+            ) from error
 
     def _wait(self, event: int, deadline: Deadline) -> None:
         left = deadline.left
@@ -215,11 +231,24 @@ class SecureLine:
         except (ValueError, OSError) as error:  # closed by another thread
             raise LineClosedError("the connection was closed") from error
         if left <= 0:
-            raise DeadlineError(
-                f"the other side did not answer within {deadline.seconds:g} s",
-                hint="is it running and reachable? otherwise allow more time",
-            )
+            raise too_slow(deadline)
         poller.poll(min(left, _LONGEST_WAIT) * 1000)
+
+
+def too_slow(deadline: Deadline) -> DeadlineError:
+    """Return the error for a peer that let ``deadline`` pass."""
+    return DeadlineError(
+        f"the other side did not answer within {deadline.seconds:g} s",
+        hint="is it running and reachable? otherwise allow more time",
+    )
+
+
+def encode_frame(message: dict[str, Any], *, most: int) -> bytes:
+    """Return one message as it travels; raise ProtocolError if it is longer than ``most``."""
+    body = json.dumps(message, separators=(",", ":")).encode()
+    if len(body) > most:
+        raise ProtocolError(f"a message has at most {most} bytes, got {len(body)}", hint="send it in parts")
+    return len(body).to_bytes(_HEAD_BYTES, "little") + body
 
 
 def read_exporter(session: Exporting) -> bytes:
