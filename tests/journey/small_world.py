@@ -257,6 +257,7 @@ class SmallWorld(World):
         columns: Mapping[str, Collection[str]] = COLUMNS,
         outputs: Collection[str] = ("baskets",),
         workers: int = 1,
+        most_workers: int = 0,
     ) -> Path:
         suffix = "sql" if kind == "sql" else "py"
         place = self.directory / "analyst"
@@ -276,6 +277,7 @@ class SmallWorld(World):
             who = ", ".join(f'"{parties[one]}"' for one in recipients)
             lines += [f"[outputs.{output}]", f"recipients = [{who}]"]
         lines += ["[cluster]", f"workers = {workers}", "worker_cores = 1", 'worker_memory = "700m"']
+        lines += [f"most_workers = {most_workers}"] if most_workers else []
         path = place / f"{name}.toml"
         path.write_text("\n".join(lines) + "\n")
         return path

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from strongroom.jobs import JobDraft
     from strongroom.jobs.launch import JobHost, TeeHost
     from strongroom.jobs.launch.kubernetes import KubernetesSettings
+    from strongroom.statements import SigningKey
 
 _UNSIGNED = f"sha384:{'0' * 96}"  # a job has no digest before it is signed
 _MAX_SEED_BYTES = 1024
@@ -27,6 +28,22 @@ def read_settings(path: Path | None) -> KubernetesSettings:
             hint="add --settings CLUSTER.toml; deploy/cluster.toml in the sources is one to begin with",
         )
     return load_settings(path)
+
+
+def describe_hosts(hosts: Path | None) -> list[str]:
+    """Return the addresses of the machines in the file ``hosts``."""
+    from strongroom.jobs.launch.standalone import load_hosts
+
+    return [] if hosts is None else [host.address for host in load_hosts(hosts).hosts]
+
+
+def open_hosts(hosts: Path | None, *, key: SigningKey, directory: Path) -> JobHost:
+    """Return the lent machines in the file ``hosts``, which know ``key``'s party."""
+    from strongroom.jobs.launch.standalone import HostPool, load_hosts
+
+    if hosts is None:
+        raise UsageError("no machine is named", hint="give --hosts HOSTS.toml")
+    return HostPool(load_hosts(hosts), key=key, directory=directory)
 
 
 def open_host(draft: JobDraft, *, settings: KubernetesSettings | None, platform: Path | None) -> TeeHost | JobHost:

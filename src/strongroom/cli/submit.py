@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ _DEFAULT = {"sql": "process", "python": "process", "spark": "standalone"}
         "strongroom submit delays.toml --dry-run",
         "strongroom submit delays.toml --platform platform/",
         "strongroom submit delays.toml --platform platform/ --json",
+        "strongroom submit delays.toml --cluster standalone --hosts hosts.toml --directory /shared/jobs/delays",
         "strongroom submit delays.toml --cluster k8s --settings cluster.toml",
     )
 )
@@ -35,8 +36,9 @@ _DEFAULT = {"sql": "process", "python": "process", "spark": "standalone"}
 @click.option(
     "--cluster",
     type=click.Choice(CLUSTERS),
-    help="Where it is placed: one process (SQL and Python on the embedded engine), or Spark on workers of this "
-    "machine, or pods of a Kubernetes cluster. By default process for sql and python jobs, standalone for spark jobs.",
+    help="Where it is placed: one process (SQL and Python on the embedded engine), or Spark on workers, or pods of a "
+    "Kubernetes cluster. The first two use this machine, or those in --hosts. By default process for sql and python "
+    "jobs, standalone for spark jobs.",
 )
 @click.option("--dry-run", is_flag=True, help="Print what would be created and create nothing; takes no password.")
 @click.option(
@@ -44,6 +46,12 @@ _DEFAULT = {"sql": "process", "python": "process", "spark": "standalone"}
     type=click.Path(file_okay=False, path_type=Path),
     metavar="DIR",
     help="The simulated platform that starts the processes on this machine; it protects nothing.",
+)
+@click.option(
+    "--hosts",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="HOSTS.toml",
+    help="For process and standalone: the machines to place it on, lent by `strongroom worker join` there.",
 )
 @click.option(
     "--settings",
@@ -75,6 +83,7 @@ def submit(
     cluster: str | None,
     dry_run: bool,
     platform: Path | None,
+    hosts: Path | None,
     settings: Path | None,
     directory: Path | None,
     retries: int,
@@ -87,7 +96,7 @@ def submit(
     Signs JOB.toml and submits it to the broker, where every owner's policy may refuse it; starts the driver, attests it
     over this very connection, and only then hands over the job and its ticket. Follows it to its end.
     """
-    from strongroom.cli.placing import describe_objects, open_host, read_settings
+    from strongroom.cli.placing import describe_hosts, describe_objects, open_host, open_hosts, read_settings
     from strongroom.jobs import load_job
     from strongroom.parties.analyst import Analyst
     from strongroom.parties.home import Home
@@ -101,19 +110,23 @@ def submit(
     if cluster == "standalone" and draft.kind == "python":
         raise UsageError("a python job runs in one process", hint="use --cluster process, or write it for Spark")
     engine = _ENGINES.get(cluster) or ("spark" if draft.kind == "spark" else "embedded")
+    if hosts is not None and (cluster == "k8s" or platform is not None):
+        raise UsageError("a job is placed in one way", hint="give --hosts, or --platform, or --cluster k8s")
+    place_here = (directory or Path(f"{draft.name}.job")).absolute()
     placed = read_settings(settings) if cluster == "k8s" else None
     if dry_run and placed is not None:
         objects, text = describe_objects(draft, engine=engine, settings=placed, platform=platform)
         screen.result({"objects": objects}, text=text)
         return
     if dry_run:
-        plan = _plan(draft, cluster=cluster, directory=directory)
+        plan = _plan(draft, cluster=cluster, directory=directory, hosts=describe_hosts(hosts))
         screen.result(plan, text=_plan_lines(plan))
         return
-    host = open_host(draft, settings=placed, platform=platform)
+    here = None if hosts is not None else open_host(draft, settings=placed, platform=platform)
     place = Home(home)
     trusted = place.broker(broker)
     keys = place.open_keys(password)
+    host = here or open_hosts(hosts, key=keys.signing, directory=place_here)
     analyst = Analyst(keys.signing, keys.kem, trust=trusted.trust(), memory=place.memory(trusted))
     if placed is None or placed.flavour == "simulated":
         screen.warn_simulated()
@@ -125,7 +138,7 @@ def submit(
             broker=client,
             host=host,
             engine=engine,
-            directory=directory or Path(f"{draft.name}.job").absolute(),
+            directory=place_here,
             on_event=lambda name, facts: _tell(screen, name, facts),
             retries=retries,
         )
@@ -148,7 +161,7 @@ def submit(
     )
 
 
-def _plan(draft: JobDraft, *, cluster: str, directory: Path | None) -> dict[str, Any]:
+def _plan(draft: JobDraft, *, cluster: str, directory: Path | None, hosts: Sequence[str]) -> dict[str, Any]:
     """Return what a submission would create; it holds digests and names, and nothing secret."""
     workers = draft.workers if cluster != "process" else 0
     processes = [
@@ -156,6 +169,7 @@ def _plan(draft: JobDraft, *, cluster: str, directory: Path | None) -> dict[str,
         {
             "role": "worker",
             "count": workers,
+            "most": max(workers, draft.most_workers),
             "tee": draft.tee,
             "cores": draft.worker_cores,
             "memory": draft.worker_memory,
@@ -178,6 +192,7 @@ def _plan(draft: JobDraft, *, cluster: str, directory: Path | None) -> dict[str,
             for name, one in draft.outputs.items()
         },
         "processes": [process for process in processes if process["count"]],
+        **({"hosts": list(hosts)} if hosts else {}),
         "directory": str(directory or Path(f"{draft.name}.job")),
     }
 
@@ -191,13 +206,22 @@ def _plan_lines(plan: Mapping[str, Any]) -> list[str]:
             for name, one in plan["inputs"].items()
         ),
         *(f"gives {name} to {', '.join(one['recipients'])}" for name, one in plan["outputs"].items()),
-        *(f"starts {one['count']} {one['role']} in {one['tee']}" for one in plan["processes"]),
+        *(_process_line(one) for one in plan["processes"]),
+        *([f"on {', '.join(plan['hosts'])}"] if "hosts" in plan else []),
     ]
+
+
+def _process_line(process: Mapping[str, Any]) -> str:
+    most = process.get("most", process["count"])
+    count = process["count"] if most == process["count"] else f"{process['count']} to {most}"
+    return f"starts {count} {process['role']} in {process['tee']}"
 
 
 def _tell(screen: Screen, name: str, facts: Mapping[str, Any]) -> None:
     if name == "host-waits":
         screen.say(f"{facts['role']} waits: {facts['why']}")
+    if name == "host-lost":
+        screen.say(f"machine lost: {facts['why']}")
     if name.startswith("host-") or name in _SILENT:
         return
     shown = ", ".join(

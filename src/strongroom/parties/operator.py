@@ -11,13 +11,18 @@ import queue
 import subprocess
 import threading
 import time
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from strongroom.attestation.roles import Role
 from strongroom.attestation.simulated.platform import SimulatedPlatform, TeeKind
 from strongroom.attestation.simulated.process import SimulatedProcess
-from strongroom.errors import StrongroomError, TransportError
+from strongroom.errors import StrongroomError, TransportError, UsageError
+from strongroom.jobs.launch.standalone import HostAgent
+from strongroom.jobs.launch.standalone.line import AgentCertificate
+from strongroom.statements import PartyId
 
 _READY_SECONDS = 30.0
 _STOP_SECONDS = 5.0
@@ -72,6 +77,32 @@ class Operator:
             raise
         return RunningBroker(
             url=f"https://{said.get('host')}:{said.get('port')}", measurement=process.measurement, process=process
+        )
+
+    def lend(
+        self,
+        *,
+        admits: Collection[PartyId],
+        jobs: Path,
+        directory: Path,
+        most: int,
+        on_event: Callable[[str, Mapping[str, Any]], None] = lambda _name, _facts: None,
+    ) -> HostAgent:
+        """Return an agent that lends this machine to jobs of the parties in ``admits``; it does not listen yet.
+
+        Jobs work below ``jobs``, on storage that all machines share. The agent keeps its certificate and logs in
+        ``directory`` and runs at most ``most`` processes at once.
+        """
+        if not jobs.is_dir():
+            raise UsageError(f"{jobs} is not a directory", hint="name the shared directory below which jobs work")
+        return HostAgent(
+            self.platform,
+            certificate=AgentCertificate.keep(directory),
+            admits=admits,
+            jobs=jobs,
+            logs=directory / "logs",
+            most=most,
+            on_event=on_event,
         )
 
 

@@ -6,8 +6,10 @@ what became of them. It never relays a secret and never decides whether a proces
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
+import subprocess
 import threading
 import time
 from collections import Counter
@@ -26,6 +28,8 @@ _MAX_LINE = 1 << 16
 _POLL_SECONDS = 0.05
 _GRACE_SECONDS = 5.0
 _MOST_QUOTED = 300
+_ROOM_SECONDS = 60.0
+_AGAIN_SECONDS = 5.0
 
 
 class PlacementError(StrongroomError):
@@ -34,6 +38,10 @@ class PlacementError(StrongroomError):
 
 class DriverLostError(PlacementError):
     """The driver died or fell silent in mid-job, with all its secrets; the job may be placed again with a new one."""
+
+
+class NoRoomError(PlacementError):
+    """No place is free for one more process now; there may be one later."""
 
 
 class RunningProcess(Protocol):
@@ -175,6 +183,7 @@ class Launcher:
         self._driver: RunningProcess | None = None
         self._members: dict[str, _Member] = {}
         self._dismissed: set[str] = set()
+        self._no_room_since = 0.0
         self._wishes = Wishes(restarts=restarts)
         self._address: tuple[str, int] | None = None
         self._closing = threading.Event()
@@ -262,17 +271,7 @@ class Launcher:
             everyone = [member.process for member in self._members.values()]
         if self._driver is not None:
             everyone.append(self._driver)
-        for _ in range(2):  # a worker takes the first request for a drain of its machine, and the second at its word
-            for process in everyone:
-                if process.poll() is None:
-                    process.terminate()
-            until = time.monotonic() + _GRACE_SECONDS / 2
-            while any(process.poll() is None for process in everyone) and time.monotonic() < until:
-                time.sleep(_POLL_SECONDS)
-        for process in everyone:
-            if process.poll() is None:
-                process.kill()
-                process.wait(timeout=_GRACE_SECONDS)
+        end_processes(everyone)
 
     def _spawn(self, role: str, name: str, argv: Sequence[str]) -> RunningProcess:
         logs = self._directory / "logs"
@@ -287,7 +286,7 @@ class Launcher:
 
     def _hear_driver(self, driver: RunningProcess) -> None:
         """Take in what the driver says, and do what it wants of the host."""
-        for said in _lines(driver):
+        for said in say_lines(driver):
             try:
                 if said.get("event") == "listening":
                     self._address = (str(said["host"]), int(said["port"]))
@@ -305,7 +304,7 @@ class Launcher:
 
     def _hear_member(self, role: str, member: RunningProcess) -> None:
         """Report what a member says; nothing it says changes what the host does."""
-        for said in _lines(member):
+        for said in say_lines(member):
             self._note(role, said)
 
     def _keep(self) -> None:
@@ -325,9 +324,24 @@ class Launcher:
             try:
                 for role in missing:
                     self._start_member(role)
+            except NoRoomError as error:
+                self._wait_for_room(role, error, have=have[role])
             except StrongroomError as error:
                 self._trouble = error.message
                 return
+            else:
+                self._no_room_since = 0.0
+
+    def _wait_for_room(self, role: str, error: NoRoomError, *, have: int) -> None:
+        """Try again in a while; give up after a minute in which nobody of this role was there."""
+        now = time.monotonic()
+        if not self._no_room_since:
+            self._no_room_since = now
+            self._on_event(PlacementEvent(kind="waits", role=role, detail={"why": error.message}))
+        if not have and now - self._no_room_since > _ROOM_SECONDS:
+            self._trouble = error.message
+        with self._lock:
+            self._wishes.postpone(role, until=now + _AGAIN_SECONDS)
 
     def _note(self, role: str, said: dict[str, Any]) -> None:
         if said.get("event") in {"failed", "refused"}:
@@ -387,6 +401,25 @@ class Launcher:
         threading.Thread(target=self._hear_member, args=(role, process), name=f"{role}-says", daemon=True).start()
 
 
+def end_processes(everyone: Sequence[RunningProcess]) -> None:
+    """End processes: first politely, after five seconds by force.
+
+    A worker takes the first request for a drain of its machine, and the second at its word.
+    """
+    for _ in range(2):
+        for process in everyone:
+            if process.poll() is None:
+                process.terminate()
+        until = time.monotonic() + _GRACE_SECONDS / 2
+        while any(process.poll() is None for process in everyone) and time.monotonic() < until:
+            time.sleep(_POLL_SECONDS)
+    for process in everyone:
+        if process.poll() is None:
+            process.kill()
+            with contextlib.suppress(subprocess.TimeoutExpired, PlacementError):  # a machine out of reach
+                process.wait(timeout=_GRACE_SECONDS)
+
+
 def _describe_code(code: int | None) -> str:
     if code is None or code >= 0:
         return f"code {code}"
@@ -396,7 +429,7 @@ def _describe_code(code: int | None) -> str:
         return f"signal {-code}"
 
 
-def _lines(process: RunningProcess) -> Iterator[dict[str, Any]]:
+def say_lines(process: RunningProcess) -> Iterator[dict[str, Any]]:
     """Yield what a process says, one JSON object a line; anything else is ignored, for it may be anyone's."""
     stream = process.stdout
     while stream is not None and (line := stream.readline(_MAX_LINE)):

@@ -59,6 +59,10 @@ class Wishes:
         self._counts[role] = max(0, self._counts.get(role, 0) - 1)
         return False
 
+    def postpone(self, role: str, *, until: float) -> None:
+        """Start nobody of ``role`` before ``until``."""
+        self._settled[role] = until
+
     def missing(self, have: Mapping[str, int], *, now: float) -> list[str]:
         """Return the roles to start a member of, each as often as one is missing."""
         return [
