@@ -55,6 +55,11 @@ class CollateralMemory:
         """Return the memory kept in the file at ``path``, which is made when something is first remembered."""
         return cls(path)
 
+    @property
+    def latest(self) -> datetime | None:
+        """Return the latest time seen, or None if nothing was."""
+        return datetime.fromtimestamp(self._clock, UTC) if self._clock else None
+
     def check(self, collateral: Collateral | EndorsedKey, *, anchor: TrustAnchor, now: datetime) -> None:
         """Raise ClockSetBackError or StaleCollateralError if ``now`` or a document is older than what was seen."""
         with self._lock:

@@ -16,7 +16,9 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from strongroom.attestation.anchors import INTEL, TrustAnchor
 from strongroom.attestation.appraisal import CollateralSource
+from strongroom.attestation.coco_agent import AGENT_SOCKET, Agent, SocketAgent, ask_agent
 from strongroom.attestation.evidence import Evidence, TeeName, parse_quote
+from strongroom.attestation.evidence.azure import measurement_of, parse_azure
 from strongroom.attestation.evidence.snp import parse_snp_report
 from strongroom.attestation.guests import REPORT_DATA_BYTES, Reports, ask_kernel, check_quote, check_report
 from strongroom.attestation.simulated import FD_VARIABLE, SimulatedTee
@@ -43,8 +45,8 @@ def detect(*, collateral: CollateralSource | None = None, root: Path = Path("/")
 
     ``collateral`` is where a real TEE's collateral comes from. ``root`` is where ``/dev`` and ``/sys`` are looked for.
     """
-    gramine, reports = root / GRAMINE_DEVICE, root / TSM_REPORTS
-    real = [path for path in (gramine, reports) if path.is_dir()]
+    gramine, reports, agent = root / GRAMINE_DEVICE, root / TSM_REPORTS, root / AGENT_SOCKET
+    real = [path for path in (gramine, reports) if path.is_dir()] + [path for path in (agent,) if path.is_socket()]
     descriptor = os.environ.get(FD_VARIABLE)
     if descriptor is not None:
         if real:
@@ -59,8 +61,10 @@ def detect(*, collateral: CollateralSource | None = None, root: Path = Path("/")
         return SnpTee(TsmReports(reports), collateral=collateral)
     if reports in real:
         return TdxTee(TsmReports(reports), collateral=collateral, event_log=root / BOOT_EVENT_LOG)
+    if agent in real:
+        return CocoTee(SocketAgent(agent), collateral=collateral)
     raise NoTeeError(
-        f"no TEE here: neither {gramine} nor {reports} exists, and no simulated platform started this process",
+        f"no TEE here: neither {gramine}, {reports} nor {agent} exists, and no simulated platform started this process",
         hint="start it through a launcher, or in an SGX enclave (Gramine) or a TDX guest with configfs-tsm mounted",
     )
 
@@ -242,6 +246,38 @@ class SnpTee(_GuestTee):
     def own_measurement(self) -> str:
         """Return the guest's own launch digest as policies name it."""
         return parse_snp_report(self.evidence(bytes(REPORT_DATA_BYTES)).quote).measurement
+
+
+class CocoTee(_GuestTee):
+    """A guest whose attestation agent speaks for it: a pod of Confidential Containers."""
+
+    def __init__(self, agent: Agent, *, collateral: CollateralSource | None) -> None:
+        super().__init__(collateral)
+        self._agent = agent
+
+    def evidence(self, report_data: bytes) -> Evidence:
+        """Return evidence over 64 bytes of report data, as the agent's own TEE makes it."""
+        _check_length(report_data)
+        return ask_agent(self._agent, report_data)
+
+    @functools.cached_property
+    def tee(self) -> TeeName:  # type: ignore[override]  # other guests know it beforehand
+        """Return which TEE the agent found itself in."""
+        return self._own.tee
+
+    @functools.cached_property
+    def own_measurement(self) -> str:
+        """Return what this guest measures to, as policies name it."""
+        own = self._own
+        return (
+            measurement_of(parse_azure(own.quote))
+            if own.tee.startswith("azure")
+            else parse_quote(own.quote).measurement
+        )
+
+    @functools.cached_property
+    def _own(self) -> Evidence:
+        return self.evidence(bytes(REPORT_DATA_BYTES))
 
 
 def _check_length(report_data: bytes) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from strongroom.cli.attest_collateral import collateral as collateral_forms
+from strongroom.cli.attest_doctor import doctor
 from strongroom.cli.attest_policy import explain, test_policy, verify_service_token
 from strongroom.cli.screen import Screen
 from strongroom.cli.verb import VerbGroup, broker_option, home_option, verb
@@ -139,6 +140,7 @@ attest.add_command(explain)
 attest.add_command(test_policy)
 attest.add_command(verify_service_token)
 attest.add_command(collateral_forms)
+attest.add_command(doctor)
 
 
 def _lines(facts: dict[str, Any]) -> list[str]:

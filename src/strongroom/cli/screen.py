@@ -144,6 +144,9 @@ def paint(line: str) -> Text:
 _PAINT = (
     (r"^(verified|accepted by the policy)\b", "bold green"),
     (r"^(rejected|not accepted)\b[^:]*", "bold red"),
+    (r"^ok\b", "green"),
+    (r"^warn\b", "yellow"),
+    (r"^fail\b", "bold red"),
     (r"^(concern|simulated|warning):?.*", "yellow"),
     (r"^\s*what to do:", "bold cyan"),
     (r"^[a-z ]+:$", "bold"),

@@ -16,6 +16,8 @@ from typing import Any, Final
 
 from strongroom.attestation.evidence.carriage import TeeName
 from strongroom.attestation.evidence.layout import FieldReader
+from strongroom.attestation.evidence.quote import parse_quote
+from strongroom.attestation.evidence.snp import looks_like_snp, parse_snp_report
 from strongroom.attestation.failures import MalformedEvidenceError
 from strongroom.digests import digest384
 
@@ -90,6 +92,13 @@ def azure_measurement(tee: str, launch: str, pcrs: tuple[bytes, ...]) -> str:
     """Return the canonical text of what was loaded: the paravisor's measurement and the guest's boot registers."""
     chosen = (pcrs[number] for number in MEASURED_PCRS)
     return f"{tee}:{digest384('strongroom/azure-measurement/v1', launch.encode(), *chosen).hex()}"
+
+
+def measurement_of(evidence: AzureEvidence) -> str:
+    """Return what the guest measures to, as its own evidence says; only verification makes it true."""
+    hardware = evidence.hardware
+    launch = parse_snp_report(hardware) if looks_like_snp(hardware) else parse_quote(hardware)
+    return azure_measurement(evidence.tee, launch.measurement, evidence.tpm.pcrs)
 
 
 def looks_like_azure(data: bytes) -> bool:
