@@ -190,3 +190,31 @@ def serving_world(directory: Path, *, lease: float = 5, owners=None, models=None
         yield world.open(**policy)
     finally:
         world.close()
+
+
+SIMPLE = dedent("""
+    import json
+    import numpy as np
+
+    def load(files):
+        return json.loads(files["weights.json"].read())
+
+    def predict(model, inputs):
+        return {"score": inputs["x"] @ np.array(model["weights"])}
+""")
+ONE_OWNER = {"hospital": "scores-model"}
+ONE_MODEL = {"scores-model": {"weights.json": b'{"weights": [0.123456789, 1.0]}'}}
+
+
+@contextmanager
+def simple_world(directory: Path, **more: object):
+    """One owner of one small model: ``x`` has two numbers in a row."""
+    policy = {"programs": (SIMPLE.encode(),), "kinds": ("scores",), "digits": 3} | more
+    with serving_world(directory, owners=ONE_OWNER, models=ONE_MODEL, **policy) as world:
+        yield world
+
+
+def ask(client, rows: list[list[float]], *, model: str = "simple"):
+    data = [value for row in rows for value in row]
+    tensor = {"name": "x", "shape": [len(rows), len(rows[0])], "datatype": "FP64", "data": data}
+    return client.post(f"/v2/models/{model}/infer", json={"inputs": [tensor]})

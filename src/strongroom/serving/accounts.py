@@ -22,6 +22,7 @@ from strongroom.workload.pulse import seconds_now
 
 LEAST_CREDIT: Final = 64
 KEPT_WINDOWS: Final = 256
+ASK_AGAIN_SECONDS: Final = 5.0
 _MARGIN_SECONDS: Final = 1.0  # a window is left before it ends, so that its answers do not straddle the end
 
 
@@ -111,7 +112,7 @@ class Accounts:
         self._ends = 0.0
         self._credit: dict[str, int] = dict.fromkeys(callers, 0)
         self._wanted: dict[str, int] = dict.fromkeys(callers, LEAST_CREDIT)
-        self._exhausted: dict[str, float] = {}
+        self._exhausted: dict[str, tuple[float, float]] = {}  # when the broker said so, and until when
         self._spent: Counter[str] = Counter()
         self._leaves: list[bytes] = []
         self._askers: list[str] = []
@@ -126,9 +127,9 @@ class Accounts:
         """
         with self._lock:
             now = self._clock()
-            until = self._exhausted.get(caller, 0.0)
-            if now < until and self._credit.get(caller, 0) < answers:
-                self._refused += 1
+            told, until = self._exhausted.get(caller, (0.0, 0.0))
+            if now < told + ASK_AGAIN_SECONDS and self._credit.get(caller, 0) < answers:
+                self._refused += 1  # the broker is not asked for every request too many
                 raise _too_many(caller, int(until - now) + 1)
             if now >= self._ends or self._credit.get(caller, 0) < answers:
                 if self._credit.get(caller, 0) < answers:
@@ -136,7 +137,7 @@ class Accounts:
                 self._turn(opens=True)
             if self._credit.get(caller, 0) < answers:
                 self._refused += 1
-                raise _too_many(caller, max(1, int(self._exhausted.get(caller, now + 1) - now) + 1))
+                raise _too_many(caller, int(max(1.0, self._exhausted.get(caller, (now, now))[1] - now)) + 1)
             self._credit[caller] -= answers
             self._spent[caller] += answers
 
@@ -211,7 +212,7 @@ class Accounts:
             self._credit[caller] = opened.allowed.get(caller, 0)
             self._wanted[caller] = max(LEAST_CREDIT, 2 * (frozen or {}).get("spent", {}).get(caller, 0))
             if caller in opened.retry_after:
-                self._exhausted[caller] = asked + opened.retry_after[caller]
+                self._exhausted[caller] = asked, asked + opened.retry_after[caller]
             else:
                 self._exhausted.pop(caller, None)
 

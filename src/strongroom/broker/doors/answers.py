@@ -71,8 +71,8 @@ class Accounts:
         ]
 
     def retry_after(self, accounts: Sequence[Account]) -> int:
-        """Return after how many seconds an account that is used up begins anew."""
-        ends = [(one.window + 1) * one.quota.seconds for one in accounts if not one.left]
+        """Return after how many seconds all of ``accounts`` begin anew."""
+        ends = [(one.window + 1) * one.quota.seconds for one in accounts]
         return max(1, max(ends, default=self._now + 1) - self._now)
 
     def _account(self, dataset: str, caller: str, quota: Quota, *, window: int) -> Account:
@@ -132,11 +132,12 @@ class AnswersDoor:
         names = {party.fingerprint: str(party) for party in job.recipients}
         credits_, retry = {}, {}
         for caller, wanted in sorted((opens or {}).items()):
-            accounts = Accounts(records, now=now).find(policies, caller=caller)
+            books = Accounts(records, now=now)
+            accounts = books.find(policies, caller=caller)
             allowed = min([wanted, *(one.left for one in accounts)])
             credits_[caller] = allowed
             if allowed < wanted:
-                retry[caller] = Accounts(records, now=now).retry_after(accounts)
+                retry[caller] = books.retry_after([one for one in accounts if one.left <= allowed])
             for one in accounts:
                 change = one.add(allowed)
                 records[change.key] = change.value.decode()

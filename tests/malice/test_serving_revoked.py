@@ -1,0 +1,43 @@
+"""An owner revokes while its model answers; whoever serves it would rather go on."""
+
+import time
+
+import pytest
+from serving_world import SIMPLE, ask, simple_world
+from small_world import lives, pids, wait_until
+
+from strongroom.errors import RefusedError, StrongroomError
+
+LEASE = 3
+
+
+def test_model_revoked_while_serving_stops_answering_within_its_lease(tmp_path):
+    with simple_world(tmp_path, lease=LEASE) as world:
+        job = world.serve_job("simple", program=SIMPLE)
+        heard = []
+        endpoint = world.serve(job, on_event=lambda name, facts: heard.append((name, facts)))
+        try:
+            with world.asking(endpoint) as client:
+                assert ask(client, [[1.0, 0.0]]).status_code == 200
+                home = world.owners["hospital"]
+                home.owner.revoke(home.dataset, reason="consent withdrawn", broker=home.broker)
+                revoked = time.monotonic()
+
+                def answers():
+                    try:
+                        return ask(client, [[1.0, 0.0]]).status_code == 200
+                    except StrongroomError:
+                        return False
+
+                wait_until(lambda: not answers(), seconds=3 * LEASE, why="it went on answering")
+                stopped = time.monotonic() - revoked
+            with pytest.raises(RefusedError) as caught:
+                endpoint.wait(30)
+            assert any("is revoked by its owner" in reason for reason in caught.value.reasons)
+            assert stopped < LEASE + 2
+            (pid,) = pids(heard, "endpoint")
+            wait_until(lambda: not lives(pid), seconds=15, why="the endpoint's process lives on")
+        finally:
+            endpoint.stop()
+        with pytest.raises(RefusedError):
+            world.serve(job)

@@ -1,0 +1,114 @@
+"""Requests that wait together are computed together, each gets its own rows, and one alone does not wait."""
+
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from strongroom.errors import UsageError
+from strongroom.serving.batching import Asked, Batcher, BusyError, compute
+
+
+def rows(*values, kind=float):
+    return {"x": np.array(values, dtype=kind)}
+
+
+def serve(batcher, run):
+    """Compute batches in a thread and return their sizes as they were computed."""
+    sizes = []
+
+    def work():
+        while not batcher.closed:
+            if batch := batcher.take():
+                sizes.append(len(batch))
+                compute(batch, run)
+
+    threading.Thread(target=work, daemon=True).start()
+    return sizes
+
+
+def double(inputs, count):
+    assert len(inputs["x"]) == count
+    return {"y": inputs["x"] * 2}, "1"
+
+
+def test_each_request_of_a_batch_gets_its_own_rows():
+    batcher = Batcher(patience=2.0)
+    asked = [Asked(inputs=rows(*range(n, 2 * n)), rows=n) for n in (1, 2, 3)]
+    compute(asked, double)
+    assert [one.outputs["y"].tolist() for one in asked] == [[2], [4, 6], [6, 8, 10]]
+    del batcher
+
+
+def test_requests_under_way_are_waited_for_and_computed_together():
+    batcher = Batcher(patience=5.0)
+    sizes = serve(batcher, double)
+    for _ in range(8):
+        batcher.expect()
+    found = []
+
+    def ask(number):
+        found.append(batcher.ask(rows(number), rows=1)[0]["y"][0])
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert sorted(found) == [0, 2, 4, 6, 8, 10, 12, 14]
+    assert sizes == [8]
+    batcher.close(BusyError("over"))
+
+
+def test_request_that_comes_alone_does_not_wait():
+    batcher = Batcher(patience=30.0)
+    serve(batcher, double)
+    batcher.expect()
+    started = time.monotonic()
+    batcher.ask(rows(1), rows=1)
+    assert time.monotonic() - started < 15
+    batcher.close(BusyError("over"))
+
+
+def test_batch_has_no_more_rows_than_it_may_and_only_like_shapes():
+    batcher = Batcher(most_rows=4, patience=0)
+    for given in (rows(1, 2), rows(3, 4), rows(5)):
+        threading.Thread(target=lambda given=given: batcher.ask(given, rows=len(given["x"])), daemon=True).start()
+        time.sleep(0.05)
+    threading.Thread(target=lambda: batcher.ask(rows(1, kind=int), rows=1), daemon=True).start()
+    time.sleep(0.05)
+    assert [one.rows for one in batcher.take()] == [2, 2]
+    assert [one.rows for one in batcher.take()] == [1]
+    assert [one.rows for one in batcher.take()] == [1]
+
+
+def test_one_failure_is_everybodys_in_the_batch_and_nobody_hangs():
+    def fail(_inputs, _rows):
+        raise UsageError("no")
+
+    asked = [Asked(inputs=rows(1), rows=1) for _ in range(3)]
+    compute(asked, fail)
+    assert [str(one.error) for one in asked] == ["no"] * 3
+    assert all(one.done.is_set() for one in asked)
+
+
+def test_full_line_and_the_end_are_told():
+    batcher = Batcher(most_waiting=0)
+    with pytest.raises(BusyError, match="more requests"):
+        batcher.ask(rows(1), rows=1)
+    batcher = Batcher()
+    outcome = []
+
+    def ask():
+        try:
+            batcher.ask(rows(1), rows=1)
+        except BusyError as error:
+            outcome.append(error.message)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    time.sleep(0.1)
+    batcher.close(BusyError("the endpoint is stopping"))
+    thread.join(10)
+    assert outcome == ["the endpoint is stopping"]
