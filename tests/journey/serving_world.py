@@ -22,30 +22,8 @@ from strongroom.parties.serving import RunningEndpoint, serve
 from strongroom.serving.client import Attester, open_client
 
 OWNERS = {"hospital": "biopsies-model", "laboratory": "findings-model"}
-PROGRAM = dedent("""
-    import json
-    import numpy as np
-
-    INPUTS = [{"name": "measurements", "datatype": "FP64", "shape": [-1, 30]}]
-    OUTPUTS = [
-        {"name": "benign", "datatype": "FP64", "shape": [-1]},
-        {"name": "finding", "datatype": "BYTES", "shape": [-1]},
-    ]
-    LABELS = {"finding": ["malignant", "benign"]}
-
-    def load(files):
-        return [json.loads(files[name]["weights.json"].read()) for name in sorted(files)]
-
-    def predict(model, inputs):
-        rows = inputs["measurements"]
-        halves = rows[:, :15], rows[:, 15:]
-        chances = [
-            1 / (1 + np.exp(-(half @ np.array(one["weights"]) + one["bias"])))
-            for half, one in zip(halves, model, strict=True)
-        ]
-        chance = (chances[0] + chances[1]) / 2
-        return {"benign": chance, "finding": np.where(chance > 0.5, "benign", "malignant")}
-""")
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+PROGRAM = (EXAMPLES / "serving" / "program.py").read_text()
 
 
 @cache

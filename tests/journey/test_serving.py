@@ -1,5 +1,7 @@
 """A model of two owners answers callers from an attested endpoint, and every answer stands in the ledger."""
 
+import threading
+
 import numpy as np
 import pytest
 from serving_world import infer, measurements, outputs, plain_chances, serving_world
@@ -68,3 +70,35 @@ def test_window_stands_in_the_ledger_before_its_answers(world, endpoint):
         infer(client, measurements()[0][:1])
         opened = [one for one in world.entries("answers") if "opened" in one.facts]
     assert any(str(world.partner.key.party) in one.facts["opened"]["callers"] for one in opened)
+
+
+def test_newer_version_takes_over_without_dropping_a_request(world, endpoint):
+    rows, _ = measurements()
+    found, over = [], threading.Event()
+
+    def ask():
+        with world.asking(endpoint) as client:
+            while not over.is_set():
+                answer = infer(client, rows[:2])
+                found.append((answer.status_code, answer.json().get("model_version")))
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        home = world.owners["hospital"]
+        world.register_version(home, 2, rounds=3)
+        wait_until(lambda: ("200", "2-1") in {(str(a), b) for a, b in found}, seconds=30, why="it was never taken up")
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join(30)
+    assert {status for status, _ in found} == {200}
+    assert {version for _, version in found} == {"1-1", "2-1"}
+    with world.asking(endpoint) as client:
+        assert client.get("/v2/models/tumours/versions/1-1").status_code == 404
+        assert outputs(infer(client, rows[:5]))["benign"] != np.round(plain_chances(rows[:5]), 4).tolist()
+    granted = [one.facts["datasets"] for one in world.entries("grant")]
+    assert any(
+        {d["dataset"]: d["version"] for d in one} == {"biopsies-model": 2, "findings-model": 1} for one in granted
+    )
