@@ -6,13 +6,13 @@ what comes back is true, which is not to say that it is good enough.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 
 import dcap_qvl
+import pydantic_core
 
 from strongroom.attestation.anchors import TrustAnchor
 from strongroom.attestation.causes import name_cause
@@ -70,7 +70,7 @@ def verify_opened(opened: Opened, data: bytes, *, anchor: TrustAnchor, now: date
         )
     except ValueError as error:
         raise _explain(str(error), opened) from error
-    facts = json.loads(verified.to_json())
+    facts = pydantic_core.from_json(verified.to_json())
     platform = facts["platform"]
     if (bytes(platform["pck"]["ppid"]), bytes(platform["pck"]["cpu_svn"]), bytes(platform["pck"]["fmspc"])) != (
         extension.ppid,

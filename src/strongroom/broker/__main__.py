@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import gc
 import json
 import logging
 import signal
@@ -17,6 +18,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+import uvloop
 
 from strongroom.attestation.appraisal import AppraisalPolicy, Verifier
 from strongroom.attestation.memory import CollateralMemory
@@ -125,6 +128,7 @@ async def run(*, directory: Path, host: str, port: int) -> None:
         )
         await note_refused_starts(tee, desk)
         serving = await serve(Service(desk), keys, held=held, stop=stop)
+        gc.freeze()  # What was loaded to start with stays; looking through it again and again finds nothing.
         print(json.dumps({"event": "ready", "host": held.getsockname()[0], "port": held.getsockname()[1]}), flush=True)  # noqa: T201
         waiting: set[asyncio.Future[Any]] = {serving, book.failure}
         await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
@@ -149,7 +153,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         host, _, port = arguments.listen.rpartition(":")
         if not host or not port.isdecimal() or int(port) > MAX_PORT:
             raise UsageError(f"--listen is host:port, got {arguments.listen!r}", hint="for example 127.0.0.1:8443")
-        asyncio.run(run(directory=arguments.store, host=host.strip("[]"), port=int(port)))
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(run(directory=arguments.store, host=host.strip("[]"), port=int(port)))
     except StrongroomError as error:
         said = {"event": "failed", "kind": error.kind, "message": error.message, "hint": error.hint}
         print(json.dumps(said), flush=True)  # noqa: T201

@@ -70,10 +70,15 @@ class Desk:
         return await self.book.write(entry.encode(), changes=changes, administrative=administrative)
 
     async def write_form(
-        self, form: EntryForm, *, moment: str, changes: Sequence[Change] = (), administrative: bool = False
+        self,
+        form: EntryForm,
+        facts: Mapping[str, str],
+        *,
+        changes: Sequence[Change] = (),
+        administrative: bool = False,
     ) -> Written:
-        """Take over ``changes``, and return once they and the entry that ``form`` makes are durable."""
-        entry = form.fill(moment=moment, time=self.clock())
+        """Take over ``changes``, and return once they and the entry that ``form`` makes of ``facts`` are durable."""
+        entry = form.fill(facts, time=self.clock())
         self.state.apply(*changes)
         return await self.book.write(entry, changes=changes, administrative=administrative)
 
@@ -100,10 +105,10 @@ class Desk:
         self.nonces.use(order.nonce, now=self.clock())
         return order, identity
 
-    def cases(self, job: Job) -> list[InputCase]:
+    def cases(self, job: Job) -> tuple[InputCase, ...]:
         """Return every input of ``job`` as it stands now."""
         state = self.state
-        return [
+        return tuple(
             InputCase(
                 dataset=state.datasets.get(one.key),
                 name=one.dataset,
@@ -113,4 +118,4 @@ class Desk:
                 revoked=state.is_revoked(one.key),
             )
             for one in job.inputs
-        ]
+        )

@@ -1,6 +1,5 @@
 """Rule on a job's request for keys: at submission, release, renewal and when a result is fetched.
 
-
 Pure: takes records, policies, verified facts and a time. Every owner's policy is asked each time, all or nothing, and
 a refusal carries every reason of every owner (spec/4-release.md §8).
 """
@@ -17,7 +16,7 @@ from strongroom.broker.records import Dataset, Job, Output
 from strongroom.digests import bytes_digest
 from strongroom.ledger.entry import Entry, EntryError
 from strongroom.policy.document import DataUsePolicy
-from strongroom.policy.evaluate import Grant, Refusal, evaluate
+from strongroom.policy.evaluate import Grant, Refusal, evaluate, hold_until
 from strongroom.policy.facts import Facts
 from strongroom.policy.fusion import FusedPolicy
 from strongroom.statements import PartyId, canonical_json
@@ -39,12 +38,19 @@ class InputCase:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ruling:
-    """One grant per input, in the job's order, and the shortest lease among them."""
+class Term:
+    """For how long, and until when, keys may be held: the shortest among all owners' policies."""
 
-    grants: tuple[Grant, ...]
     lease: timedelta
     expires: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ruling:
+    """One grant per input, in the job's order, and the term of them all."""
+
+    grants: tuple[Grant, ...]
+    term: Term
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +126,32 @@ def rule(job: Job, cases: Sequence[InputCase], *, tee: TeeFacts | None, now: dat
     if reasons:
         return Refusal(reasons=tuple(reasons))
     lease = min(grant.lease for grant in grants)
-    return Ruling(grants=tuple(grants), lease=lease, expires=now + lease)
+    return Ruling(grants=tuple(grants), term=Term(lease=lease, expires=now + lease))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """What a grant rested on: this job, every input as it stood, this TEE.
+
+    While all of it is the same, every rule but those about time says the same, so only those are asked again. A
+    revocation, a policy, a use or a revision changes a case, and everything is ruled on anew.
+    """
+
+    job: Job
+    cases: tuple[InputCase, ...]
+    tee: TeeFacts
+
+    def rule_again(self, job: Job, cases: tuple[InputCase, ...], *, tee: TeeFacts, now: datetime) -> Term | None:
+        """Return the term of the same grant at ``now``, or None if anything changed or its time is over."""
+        if job is not self.job or tee is not self.tee or cases != self.cases:
+            return None
+        expires: datetime | None = None
+        for case in cases:
+            end = None if case.policy is None else hold_until(case.policy, now=now)
+            if end is None:
+                return None
+            expires = end if expires is None else min(expires, end)
+        return None if expires is None else Term(lease=expires - now, expires=expires)
 
 
 def missing_approvals(output: Output, policy: FusedPolicy, *, approved: Mapping[str, str]) -> tuple[str, ...]:
@@ -167,11 +198,15 @@ def fit(entry: Entry) -> Entry:
     try:
         entry.encode()
     except EntryError:
-        facts = canonical_json(dict(entry.facts))
-        kept = {name: value for name, value in entry.facts.items() if isinstance(value, str | bool | int)}
-        named = {**kept, "facts_digest": bytes_digest(facts), "facts_bytes": len(facts)}
-        return replace(entry, facts=named)
+        return abridge(entry)
     return entry
+
+
+def abridge(entry: Entry) -> Entry:
+    """Return ``entry`` with only the facts that are short, and the digest of them all."""
+    facts = canonical_json(dict(entry.facts))
+    kept = {name: value for name, value in entry.facts.items() if isinstance(value, str | bool | int)}
+    return replace(entry, facts={**kept, "facts_digest": bytes_digest(facts), "facts_bytes": len(facts)})
 
 
 def _facts(job: Job, case: InputCase, tee: TeeFacts) -> Facts:

@@ -15,11 +15,11 @@ from datetime import datetime, timedelta
 from strongroom.attestation.appraisal import AttestationResult
 from strongroom.attestation.roles import Role
 from strongroom.broker.names import NONCE_BYTES
+from strongroom.broker.parcels import Earlier
 from strongroom.broker.release import TeeFacts
 from strongroom.broker.seals import SECRET_BYTES, SESSION_BYTES, ReleaseSeal, request_mac
 from strongroom.digests import same
 from strongroom.errors import EvidenceError
-from strongroom.ledger.entry import EntryForm
 
 NONCE_LIFETIME = timedelta(seconds=60)
 SESSION_LIFETIME = timedelta(minutes=10)
@@ -77,11 +77,11 @@ class Session:
     job: str
     tee: TeeFacts
     result: AttestationResult = field(repr=False)
-    key_digest: bytes
+    key_text: str
     seal: ReleaseSeal
     ends: datetime
     counter: int = 0
-    form: tuple[object, EntryForm] | None = field(default=None, repr=False)  # what the ledger says of its last parcel
+    earlier: Earlier | None = field(default=None, repr=False)  # its last release, which the next may be the same as
 
 
 class Sessions:
@@ -98,7 +98,7 @@ class Sessions:
         job: str,
         tee: TeeFacts,
         result: AttestationResult,
-        key_digest: bytes,
+        key_text: str,
         now: datetime,
     ) -> Session:
         """Open a session for a workload whose evidence was appraised."""
@@ -112,7 +112,7 @@ class Sessions:
             job=job,
             tee=tee,
             result=result,
-            key_digest=key_digest,
+            key_text=key_text,
             seal=ReleaseSeal(secret, session=session_id),
             ends=now + SESSION_LIFETIME,
         )

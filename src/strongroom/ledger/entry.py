@@ -21,8 +21,8 @@ from strongroom.statements import canonical_json
 MAX_ENTRY_BYTES = 0xFFFF  # An entry bundle of tlog-tiles frames each entry with a 16-bit length.
 _TIME = "%Y-%m-%dT%H:%M:%S.%fZ"
 _FIELDS = {"kind", "time", "facts", "reasons"}
-MAX_MOMENT = 64
-_PLAIN = re.compile(rf"[0-9A-Za-z:.+-]{{0,{MAX_MOMENT}}}\Z")  # What JSON writes as it is.
+MAX_BLANK = 128
+_PLAIN = re.compile(rf"[0-9A-Za-z:.+-]{{0,{MAX_BLANK}}}\Z")  # What JSON writes as it is.
 
 
 class EntryKind(StrEnum):
@@ -63,14 +63,16 @@ class Entry:
             canonical_json(_document(self.kind, facts=self.facts, reasons=self.reasons, time=_time_text(self.time)))
         )
 
-    def form(self, *, moment: str) -> EntryForm:
-        """Return this entry as a form in which only its time and the fact ``moment``, a text, are filled in anew."""
-        marks = secrets.token_hex(16), secrets.token_hex(16)
-        facts = {**self.facts, moment: marks[0]}
-        encoded = canonical_json(_document(self.kind, facts=facts, reasons=self.reasons, time=marks[1])).decode()
-        head, _, rest = encoded.partition(marks[0])
-        middle, _, tail = rest.partition(marks[1])
-        return EntryForm(head=head, middle=middle, tail=tail)
+    def form(self, *blanks: str) -> EntryForm:
+        """Return this entry as a form in which only its time and the facts named ``blanks``, texts, are filled in."""
+        marks = {name: secrets.token_hex(16) for name in (*blanks, "time")}
+        facts = {**self.facts, **{name: marks[name] for name in blanks}}
+        encoded = canonical_json(_document(self.kind, facts=facts, reasons=self.reasons, time=marks["time"])).decode()
+        found = re.compile("|".join(marks.values()))
+        names = {mark: name for name, mark in marks.items()}
+        return EntryForm(
+            texts=tuple(found.split(encoded)), blanks=tuple(names[mark] for mark in found.findall(encoded))
+        )
 
     @classmethod
     def decode(cls, encoded: bytes) -> Self:
@@ -99,23 +101,24 @@ class Entry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EntryForm:
-    """An entry that is written again and again with only two texts changed: one fact, and the time."""
+    """An entry that is written again and again with only a few texts changed: ``blanks``, one after each text."""
 
-    head: str
-    middle: str
-    tail: str
+    texts: tuple[str, ...]
+    blanks: tuple[str, ...]
 
     @property
     def fits(self) -> bool:
         """Return whether the entry has at most as many bytes as one may have, whatever is filled in."""
-        texts = sum(len(part.encode()) for part in (self.head, self.middle, self.tail))
-        return texts + 2 * MAX_MOMENT <= MAX_ENTRY_BYTES
+        return sum(len(text.encode()) for text in self.texts) + len(self.blanks) * MAX_BLANK <= MAX_ENTRY_BYTES
 
-    def fill(self, *, moment: str, time: datetime) -> bytes:
-        """Return what :meth:`Entry.encode` returns for the same facts, with ``moment`` (plain ASCII) and ``time``."""
-        if not _PLAIN.match(moment):
-            raise EntryError(f"a form is filled in with plain text, got {moment[:80]!r}")
-        return _fitting(f"{self.head}{moment}{self.middle}{_time_text(time)}{self.tail}".encode())
+    def fill(self, facts: Mapping[str, str], *, time: datetime) -> bytes:
+        """Return what :meth:`Entry.encode` returns with these ``facts``, plain ASCII for each blank, and ``time``."""
+        for fact in facts.values():
+            if not _PLAIN.match(fact):
+                raise EntryError(f"a form is filled in with plain text, got {fact[:80]!r}")
+        filled = {**facts, "time": _time_text(time)}
+        parts = [text + filled[name] for text, name in zip(self.texts, self.blanks, strict=False)]
+        return _fitting(("".join(parts) + self.texts[-1]).encode())
 
 
 def _document(kind: EntryKind, *, facts: Mapping[str, Any], reasons: tuple[str, ...], time: str) -> dict[str, Any]:
@@ -125,7 +128,7 @@ def _document(kind: EntryKind, *, facts: Mapping[str, Any], reasons: tuple[str, 
 def _time_text(time: datetime) -> str:
     if time.tzinfo is None:
         raise EntryError("an entry's time is UTC, got a time without zone")
-    return time.astimezone(UTC).strftime(_TIME)
+    return time.astimezone(UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
 
 
 def _fitting(encoded: bytes) -> bytes:

@@ -24,7 +24,7 @@ from strongroom.policy.document import (
     sign_policy,
     verify_policy,
 )
-from strongroom.policy.evaluate import Grant, Refusal, evaluate
+from strongroom.policy.evaluate import Grant, Refusal, evaluate, hold_until
 from strongroom.policy.facts import JOB_KINDS, Facts
 from strongroom.policy.fusion import DatasetRules, FusedPolicy, FusionError, fuse
 from strongroom.policy.problems import DocumentError, Problem
@@ -54,6 +54,7 @@ __all__ = [
     "TeeRequirements",
     "evaluate",
     "fuse",
+    "hold_until",
     "parse_policy_toml",
     "policy_digest",
     "policy_document",

@@ -51,7 +51,7 @@ def evaluate(policy: DataUsePolicy, facts: Facts, *, now: datetime) -> Grant | R
     )
     if reasons:
         return Refusal(reasons=reasons)
-    expires = min(now + policy.lease, policy.expires)
+    expires = _end(policy, now)
     return Grant(
         dataset=policy.dataset,
         columns=facts.columns,
@@ -59,6 +59,18 @@ def evaluate(policy: DataUsePolicy, facts: Facts, *, now: datetime) -> Grant | R
         expires=expires,
         policy_digest=_digest(_This(policy)),
     )
+
+
+def hold_until(policy: DataUsePolicy, *, now: datetime) -> datetime | None:
+    """Return until when keys granted at ``now`` may be held, or None if a rule about time says no (§4.3).
+
+    Time is all this asks about: it is for a request whose other facts and policy are the very ones of an earlier grant.
+    """
+    return None if any(_judge_time(policy, now)) else _end(policy, now)
+
+
+def _end(policy: DataUsePolicy, now: datetime) -> datetime:
+    return min(now + policy.lease, policy.expires)
 
 
 class _This:

@@ -7,12 +7,9 @@ answer is in the ledger before it is sent, and keys are sealed to the attested k
 from __future__ import annotations
 
 import json
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
-
-import cbor2
 
 from strongroom.attestation.appraisal import AttestationResult
 from strongroom.attestation.binding import KEY_DIGEST_BYTES, key_bundle_digest, report_data
@@ -22,40 +19,25 @@ from strongroom.attestation.workload_keys import PublicKeys
 from strongroom.broker.desk import ConflictError, Desk, StrangerError
 from strongroom.broker.doors.answers import AnswersDoor
 from strongroom.broker.names import NONCE_BYTES
-from strongroom.broker.records import USES, Dataset, Job, JobInput, Output, text_change
-from strongroom.broker.release import Ruling, TeeFacts, fit, head_role, missing_approvals, rule, shorten
+from strongroom.broker.parcels import Earlier, Parcels
+from strongroom.broker.records import USES, Job, JobInput, Output, text_change
+from strongroom.broker.release import Ruling, Standing, TeeFacts, head_role, missing_approvals, rule, shorten
 from strongroom.broker.requests import MalformedRequestError, Message, decode64, encode64
-from strongroom.broker.seals import SECRET_BYTES, admission_mac, release_terms, session_info, ticket_digest
+from strongroom.broker.seals import SECRET_BYTES, admission_mac, session_info, ticket_digest
 from strongroom.broker.sessions import Session
+from strongroom.catalog.store import Change
 from strongroom.digests import parse_text, same, to_text
 from strongroom.envelope.hpke import seal
-from strongroom.envelope.keys import DatasetKeys, reveal
 from strongroom.errors import EvidenceError
-from strongroom.ledger.entry import Entry, EntryForm, EntryKind
+from strongroom.ledger.entry import EntryKind
 from strongroom.policy.document import policy_digest
-from strongroom.policy.evaluate import Grant, Refusal
+from strongroom.policy.evaluate import Refusal
 from strongroom.policy.fusion import fuse
 
 MEMBER_ROLES = (Role.WORKER, Role.EGRESS)
 MAX_EVIDENCE = 256 << 10
 MAX_DETAILS = 16 << 10
 MAX_SEALED = 1 << 20
-MAX_PARCELS = 1024
-_SHOWN_COLUMNS = 256
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parcel:
-    """What one role of a job is handed under one set of policies: it follows from them, and is made up once.
-
-    A parcel is no decision: every release is ruled on anew, and only the very policies that were ruled on find theirs.
-    """
-
-    plain: bytes = field(repr=False)
-    granted: tuple[tuple[str, int, str], ...]
-    policy_digest: str
-    terms: bytes
-    described: tuple[Mapping[str, Any], ...]
 
 
 class WorkloadsDoor:
@@ -65,7 +47,7 @@ class WorkloadsDoor:
         self._desk = desk
         self._peer_key = key_bundle_digest(desk.keys.public.tls_spki)
         self._answers = AnswersDoor(desk)
-        self._parcels: OrderedDict[tuple[object, ...], Parcel] = OrderedDict()
+        self._parcels = Parcels(desk.state)
 
     async def attest(self, body: bytes) -> dict[str, Any]:
         """Open a session for a workload that proves what it is, for one job, with a ticket or an admission."""
@@ -104,7 +86,7 @@ class WorkloadsDoor:
             job=job.id,
             tee=TeeFacts.of(result, role=role.value),
             result=result,
-            key_digest=keys.digest,
+            key_text=to_text(keys.digest),
             now=now,
         )
         info = session_info(session=session.id, nonce=nonce, job_digest=parse_text(job.digest))
@@ -117,32 +99,35 @@ class WorkloadsDoor:
     async def release(self, session: Session, body: bytes) -> dict[str, Any]:
         """Release keys of the job's datasets, sealed to the attested key, if every owner of every input agrees."""
         counter = session.counter  # This request's: nothing was awaited since it was proven.
-        wanted = frozenset(Message.parse(body, "datasets").texts("datasets"))
-        job, newer = self._repin(self._job(session))
-        unknown = sorted(wanted - {one.dataset for one in job.inputs})
-        if unknown or not wanted:
-            raise MalformedRequestError(f"the job has no input {', '.join(unknown) or 'in an empty list'}")
-        ruling = await self._rule(session, job, "release of keys")
-        parcel = self._make_up(session.role, job, ruling, wanted)
-        changes = []
-        if not job.opened:
-            uses = self._desk.state.uses
-            changes = [text_change(USES, one.key, str(uses.get(one.key, 0) + 1)) for one in newer]
-            changes.append(replace(job, opened=True).to_change())
-        counted = any(self._desk.state.policies[one.dataset].max_uses is not None for one in job.inputs)
+        (job, newer), now = self._repin(self._job(session)), self._desk.clock()
+        cases = self._desk.cases(job)
+        earlier = session.earlier
+        if earlier is not None and earlier.asked == body:
+            term = earlier.standing.rule_again(job, cases, tee=session.tee, now=now)
+        else:
+            term = None
+        if earlier is None or term is None:
+            wanted = _parse_wanted(job, body)
+            ruling = await self._rule(session, job, "release of keys")
+            parcel = self._parcels.make_up(session.role, job, ruling.grants, wanted)
+            form = self._parcels.form(parcel, facts=self._about(session, job), time=now)
+            standing = Standing(job=job, cases=cases, tee=session.tee)
+            term, earlier = ruling.term, Earlier(asked=body, standing=standing, parcel=parcel, form=form)
+            session.earlier = None if session.role is Role.EGRESS else earlier  # Its recipients' keys may change.
+        parcel = earlier.parcel
         sealed = session.seal.seal(parcel.plain, counter=counter, terms=parcel.terms)
-        expires = f"{ruling.expires:%FT%TZ}"
+        changes = _first_use(job, newer, self._desk.state.uses)
         written = await self._desk.write_form(
-            self._grant_form(session, job, parcel, expires=expires),
-            moment=expires,
+            earlier.form,
+            {"key": session.key_text, "expires": f"{term.expires:%FT%TZ}"},
             changes=changes,
-            administrative=bool(changes) and counted,
+            administrative=bool(changes) and any(case.policy and case.policy.max_uses is not None for case in cases),
         )
         return {
             "sealed": encode64(sealed),
             "datasets": parcel.granted,
             "policy_digest": parcel.policy_digest,
-            "lease": ruling.lease.total_seconds(),
+            "lease": term.lease.total_seconds(),
             "index": written.index,
         }
 
@@ -152,7 +137,7 @@ class WorkloadsDoor:
         await self._desk.book.stand_alone()  # A clone may have taken the revocation that this broker never heard of.
         job = self._job(session)
         ruling = await self._rule(session, job, "renewal of the lease")
-        return {"lease": ruling.lease.total_seconds(), "newer": [one.dataset for one in self._repin(job)[1]]}
+        return {"lease": ruling.term.lease.total_seconds(), "newer": [one.dataset for one in self._repin(job)[1]]}
 
     async def account(self, session: Session, body: bytes) -> dict[str, Any]:
         """Close a window of an endpoint's answers and open the next, if every policy still holds (spec/8 §5)."""
@@ -294,62 +279,6 @@ class WorkloadsDoor:
             await self._desk.refuse(asked, facts=self._about(session, job), reasons=ruling.reasons)
         return ruling
 
-    def _make_up(self, role: Role, job: Job, ruling: Ruling, wanted: frozenset[str]) -> Parcel:
-        """Return what ``role`` of ``job`` is handed under the policies that ``ruling`` is about."""
-        state = self._desk.state
-        recipients: dict[str, bytes] = {}
-        if role is Role.EGRESS:
-            known = [(party.fingerprint, state.members.get(party.fingerprint)) for party in job.recipients]
-            recipients = {fingerprint: member.kem_public for fingerprint, member in known if member is not None}
-        inputs = [(state.datasets[one.key], grant) for one, grant in zip(job.inputs, ruling.grants, strict=True)]
-        place = (
-            job.digest,
-            role,
-            wanted,
-            *((dataset.key, dataset.revision, grant.policy_digest) for dataset, grant in inputs),
-            *recipients.items(),
-        )
-        parcel = self._parcels.get(place)
-        if parcel is None:
-            parcel = self._parcels[place] = self._make_parcel(role, job, inputs, wanted, recipients)
-            if len(self._parcels) > MAX_PARCELS:
-                self._parcels.popitem(last=False)
-        return parcel
-
-    def _make_parcel(
-        self,
-        role: Role,
-        job: Job,
-        inputs: Sequence[tuple[Dataset, Grant]],
-        wanted: frozenset[str],
-        recipients: Mapping[str, bytes],
-    ) -> Parcel:
-        fused = fuse([self._desk.state.policies[one.dataset] for one in job.inputs])
-        asked = [(dataset, grant) for dataset, grant in inputs if dataset.name in wanted]
-        released = [] if role is Role.EGRESS else asked  # Egress sees outputs, so it gets no key of an input.
-        granted = tuple((dataset.name, dataset.version, grant.policy_digest) for dataset, grant in asked)
-        bundles = [_bundle(dataset, grant) for dataset, grant in released]
-        contents = {dataset.name: dataset.content for dataset, _ in released}
-        return Parcel(
-            plain=cbor2.dumps([bundles, reveal(job.output_key), fused.encode(), dict(recipients), contents]),
-            granted=granted,
-            policy_digest=fused.digest,
-            terms=release_terms(job_digest=parse_text(job.digest), datasets=granted, policy_digest=fused.digest),
-            described=tuple(_describe(dataset, grant) for dataset, grant in released),
-        )
-
-    def _grant_form(self, session: Session, job: Job, parcel: Parcel, *, expires: str) -> EntryForm:
-        """Return what the ledger says of a grant of ``parcel`` in ``session``, all but its times."""
-        if session.form is not None and session.form[0] is parcel:
-            return session.form[1]
-        facts = {**self._about(session, job), "datasets": list(parcel.described), "policy": parcel.policy_digest}
-        entry = Entry(kind=EntryKind.GRANT, time=self._desk.clock(), facts={**facts, "expires": expires})
-        form = entry.form(moment="expires")
-        if not form.fits:  # Then it names its facts by a digest, and is good for these times only.
-            return fit(entry).form(moment="expires")
-        session.form = parcel, form
-        return form
-
     def _repin(self, job: Job) -> tuple[Job, tuple[JobInput, ...]]:
         """Return ``job`` as it is to be released, and the inputs that count as newly opened.
 
@@ -408,7 +337,7 @@ class WorkloadsDoor:
             "purpose": job.purpose,
             "program": job.program,
             "role": session.role.value,
-            "key": to_text(session.key_digest),
+            "key": session.key_text,
             "measurement": result.measurement,
             "tee": result.tee,
             "tcb_status": result.tcb_status,
@@ -418,23 +347,21 @@ class WorkloadsDoor:
         }
 
 
-def _bundle(dataset: Dataset, grant: Grant) -> bytes:
-    """Return the encoded keys of one dataset: the columns granted and no other."""
-    if dataset.kind != "table":
-        return DatasetKeys.for_files(dataset.dek, dataset=dataset.name, version=dataset.version).encode()
-    columns = dataset.columns if not grant.columns or "*" in grant.columns else grant.columns
-    return DatasetKeys.from_dek(dataset.dek, dataset=dataset.name, version=dataset.version, columns=columns).encode()
+def _parse_wanted(job: Job, body: bytes) -> frozenset[str]:
+    """Return the datasets that a release asks for; raise MalformedRequestError unless they are inputs of ``job``."""
+    wanted = frozenset(Message.parse(body, "datasets").texts("datasets"))
+    unknown = sorted(wanted - {one.dataset for one in job.inputs})
+    if unknown or not wanted:
+        raise MalformedRequestError(f"the job has no input {', '.join(unknown) or 'in an empty list'}")
+    return wanted
 
 
-def _describe(dataset: Dataset, grant: Grant) -> dict[str, Any]:
-    """Return what the ledger says of one dataset's grant."""
-    return {
-        "dataset": dataset.name,
-        "version": dataset.version,
-        "policy": grant.policy_digest,
-        "columns": list(grant.columns[:_SHOWN_COLUMNS]) or ["*"],
-        "columns_count": len(grant.columns),
-    }
+def _first_use(job: Job, newer: Sequence[JobInput], uses: Mapping[str, int]) -> list[Change]:
+    """Return what changes when keys are released to ``job``: at its first grant, one use of each ``newer`` input."""
+    if job.opened:
+        return []
+    counted = [text_change(USES, one.key, str(uses.get(one.key, 0) + 1)) for one in newer]
+    return [*counted, replace(job, opened=True).to_change()]
 
 
 def _small(details: dict[str, Any]) -> dict[str, Any]:
