@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep tests that start heavy servers on one worker process, one after the other; give slow ones their time."""
     for item in items:
-        for name in ("spark", "openbao"):
+        for name in ("spark", "openbao", "postgres"):
             if item.get_closest_marker(name):
                 item.add_marker(pytest.mark.xdist_group(name))
         if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):

@@ -22,7 +22,7 @@ from strongroom.ledger.log import Growth, MerkleLog
 from strongroom.statements import SigningKey
 
 COUNTER_SECONDS = 2.0
-GATHER_SECONDS = 0.002
+GATHER_SECONDS = 0.004
 _MAX_GROUP = 512
 
 
@@ -62,7 +62,7 @@ class Book:
         self._take_note(self._sign(self.log.size, self.log.root))
         self._queue: list[_Waiting] = []
         self._wake, self._enough = asyncio.Event(), asyncio.Event()
-        self._expected = 1  # the number of decisions in the last commit
+        self._expected = 1  # how many decisions the next commit could have
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="book")
         self._failed: Exception | None = None
         self.failure: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
@@ -115,7 +115,6 @@ class Book:
                 self._wake.clear()
             if not group:
                 continue
-            self._expected = len(group)
             growth = self.log.grow([entry for waiting in group for entry in waiting.entries])
             try:
                 note = await loop.run_in_executor(self._disk, self._commit, group, growth)
@@ -124,6 +123,8 @@ class Book:
                 return
             self.log.adopt(growth)
             self._take_note(note)
+            # Those who are answered now will ask again beside those who came meanwhile: one commit can have them all.
+            self._expected = len(group) + len(self._queue)
             index = growth.start
             for waiting in group:
                 if not waiting.done.done():
@@ -131,7 +132,7 @@ class Book:
                 index += len(waiting.entries)
 
     async def _gather(self) -> None:
-        """Wait until as many decisions are here as the last commit had, or for two milliseconds."""
+        """Wait until as many decisions are here as could be, or for a few milliseconds."""
         self._enough.clear()
         if len(self._queue) < self._expected:
             with contextlib.suppress(TimeoutError):
