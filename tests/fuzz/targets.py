@@ -7,12 +7,14 @@ finding. ``python tests/fuzz/hunt.py TARGET -max_total_time=3600`` hunts with co
 from __future__ import annotations
 
 import json
+import struct
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
+from uuid import UUID
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "attestation"))
 
@@ -23,6 +25,7 @@ from ra_tls_maker import FORMS, make_certificate
 
 from strongroom.attestation.amd_endorsements import parse_amd_endorsements
 from strongroom.attestation.anchors import TrustAnchor
+from strongroom.attestation.coco_agent import _open_answer
 from strongroom.attestation.collateral import parse_collateral
 from strongroom.attestation.criteria import AppraisalPolicy
 from strongroom.attestation.evidence import Evidence, parse_quote
@@ -37,7 +40,9 @@ from strongroom.attestation.evidence.scale import unwrap_scale
 from strongroom.attestation.evidence.snp import parse_certificate_table, parse_snp_report
 from strongroom.attestation.explain import describe_quote
 from strongroom.attestation.facts import verify_quote
+from strongroom.attestation.firmware import measure_firmware
 from strongroom.attestation.reference_values import read_sigstruct
+from strongroom.attestation.runtime_log import RuntimeEvent, encode_log, parse_runtime_log
 from strongroom.attestation.simulated.pki import Vendor
 from strongroom.attestation.simulated.quoting import SgxFacts, TdxFacts, quote_sgx, quote_tdx
 from strongroom.attestation.tokens import TokenService, verify_token
@@ -101,6 +106,16 @@ def _event_log() -> bytes:
     return bytes(4) + (3).to_bytes(4, "little") + bytes(20) + len(head).to_bytes(4, "little") + head + event * 3
 
 
+def _firmware() -> bytes:
+    section = struct.pack("<IIQQII", 0, 4096, 0xFFFFF000, 4096, 0, 1)
+    metadata = b"TDVF" + struct.pack("<III", 48, 1, 1) + section
+    guids = [
+        UUID(one).bytes_le for one in ("e47a6535-984a-4798-865e-4685a7bf8ec2", "96b582de-1fb2-45f7-baea-a366c55a082d")
+    ]
+    table = struct.pack("<IH", len(metadata) + 72, 22) + guids[0] + struct.pack("<H", 40) + guids[1]
+    return bytes(range(256)) * 16 + metadata + table + bytes(32)
+
+
 def _nitro() -> bytes:
     import cbor2
 
@@ -160,6 +175,11 @@ def targets() -> Mapping[str, Target]:
                 + bytes.fromhex("01010000600000006000000001000000") + bytes(1768),
             ),
         ),
+        "firmware": Target(feed=measure_firmware, seeds=(_firmware(),)),
+        "runtime_log": Target(
+            feed=parse_runtime_log, seeds=(encode_log([RuntimeEvent(name="a", content=b"b")]),)
+        ),
+        "agent": Target(feed=_open_answer, seeds=(b"\x12\x03\x0a\x01a",)),
         "ra_tls": Target(feed=_certificate, seeds=tuple(make_certificate(form, lambda _: sgx) for form in FORMS)),
         "appraisal_policy": Target(
             feed=_text(AppraisalPolicy.parse), seeds=(b'statuses = ["UpToDate"]\n[snp_minimum.Milan]\nsnp = 3\n',)

@@ -12,9 +12,11 @@ from typing import Any
 from strongroom.attestation.anchors import INTEL, TrustAnchor
 from strongroom.attestation.appraisal import grade, verify_event_log
 from strongroom.attestation.criteria import AppraisalPolicy
+from strongroom.attestation.evidence.quote import TdxQuote
 from strongroom.attestation.evidence.ra_tls import RaTlsCertificate
-from strongroom.attestation.failures import ReportDataError
+from strongroom.attestation.failures import MalformedEvidenceError, ReportDataError
 from strongroom.attestation.genuineness import AnyClaims, ignore, verify_evidence
+from strongroom.attestation.runtime_log import RuntimeEvent, verify_runtime_log
 from strongroom.errors import EvidenceError
 
 
@@ -26,6 +28,7 @@ def verify_quote(
     anchor: TrustAnchor = INTEL,
     policy: AppraisalPolicy | None = None,
     event_log: bytes = b"",
+    runtime_log: bytes = b"",
     certificate: RaTlsCertificate | None = None,
 ) -> dict[str, Any]:
     """Return the facts about a quote or report in the stable JSON shape; raises nothing on account of its arguments.
@@ -33,7 +36,8 @@ def verify_quote(
     Always: ``verdict`` (``verified`` or ``rejected``), ``status``, ``advisories``, ``step``, ``reason``, ``hint``,
     ``claims``, ``simulated``. A rejected quote has step, reason and hint, and neither status nor claims; a verified one
     the reverse. With ``policy`` also ``accepted``, ``reasons`` (every objection, each with its step) and ``tier``; with
-    a ``certificate``, around the quote, also :func:`describe_certificate`. A boot ``event_log`` must replay.
+    a ``certificate``, around the quote, also :func:`describe_certificate`. A boot ``event_log`` and a
+    ``runtime_log`` must replay; what the latter says is in ``runtime_log``.
     """
     facts: dict[str, Any] = {
         "verdict": "rejected",
@@ -50,6 +54,10 @@ def verify_quote(
     try:
         claims = verify_evidence(quote, choose=lambda: collateral, anchor=anchor, now=now, remember=ignore)
         verify_event_log(event_log, claims)
+        if runtime_log:
+            facts["runtime_log"] = [
+                {"name": one.name, "content": one.content.hex()} for one in _replay_runtime(runtime_log, claims)
+            ]
         if certificate is not None:
             facts["certificate"]["binding"] = _verify_binding(certificate, claims)
     except EvidenceError as error:
@@ -90,6 +98,14 @@ def describe_certificate(certificate: RaTlsCertificate) -> dict[str, Any]:
         "sufficient": False,
         "warning": "evidence in a certificate can be replayed and relayed; a channel needs evidence of its own session",
     }
+
+
+def _replay_runtime(log: bytes, claims: AnyClaims) -> tuple[RuntimeEvent, ...]:
+    if not isinstance(claims.quote, TdxQuote):
+        raise MalformedEvidenceError(
+            field="runtime log", got=f"one beside {claims.quote.tee}", expected="none: only TDX has a register for it"
+        )
+    return verify_runtime_log(log, claims.quote.report.rtmrs[3])
 
 
 def _verify_binding(certificate: RaTlsCertificate, claims: AnyClaims) -> str:

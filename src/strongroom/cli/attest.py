@@ -67,6 +67,7 @@ def _verify(
     at: float | None,
     policy: Path | None,
     event_log: Path | None,
+    runtime_log: Path | None,
 ) -> int:
     """Verify the QUOTE in a file: genuine, intact, not revoked, not debug.
 
@@ -93,6 +94,7 @@ def _verify(
             anchor=anchor,
             policy=rules,
             event_log=found.event_log if event_log is None else event_log.read_bytes(),
+            runtime_log=b"" if runtime_log is None else runtime_log.read_bytes(),
             certificate=found.certificate,
         )
     except EvidenceError as error:

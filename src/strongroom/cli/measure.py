@@ -22,6 +22,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
         "strongroom measure broker driver --tee tdx",
         "strongroom measure --sigstruct broker.sig",
         "strongroom measure --event-log /sys/firmware/acpi/tables/data/CCEL --mrtd <96 hex digits>",
+        "strongroom measure --tdvf OVMF.fd --event-log /sys/firmware/acpi/tables/data/CCEL",
         "strongroom measure --firmware OVMF.amdsev.fd --processors 4 --processor EPYC-Genoa",
     )
 )
@@ -37,6 +38,14 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--sigstruct", type=_FILE, metavar="FILE", help="Read an SGX enclave's SIGSTRUCT (Gramine: .sig).")
 @click.option("--event-log", type=_FILE, metavar="FILE", help="Replay a trust domain's boot event log (CCEL).")
 @click.option("--mrtd", metavar="HEX", help="With --event-log: the measurement of the known firmware.")
+@click.option("--tdvf", type=_FILE, metavar="FILE", help="Compute MRTD from a trust domain's firmware image.")
+@click.option(
+    "--page-order",
+    type=click.Choice(("page", "region")),
+    default="page",
+    show_default=True,
+    help="With --tdvf: how the hypervisor measures: page by page as KVM in Linux does, or by region as before.",
+)
 @click.option("--firmware", type=_FILE, metavar="FILE", help="Compute an SEV-SNP guest's launch digest from its OVMF.")
 @click.option("--processors", type=int, default=1, show_default=True, help="With --firmware: virtual processors.")
 @click.option("--processor", default="EPYC-Milan", show_default=True, help="With --firmware: their model in QEMU.")
@@ -52,6 +61,8 @@ def measure(
     sigstruct: Path | None,
     event_log: Path | None,
     mrtd: str | None,
+    tdvf: Path | None,
+    page_order: str,
     firmware: Path | None,
     processors: int,
     processor: str,
@@ -63,9 +74,14 @@ def measure(
 
     Taken as the simulated TEE takes them, they are the reference values that owners put into policies and
     clients into their trust settings. One changed byte of the package, the interpreter or the entry point changes
-    them. With --sigstruct, --event-log or --firmware the reference value is that of a real enclave, trust domain
-    or guest.
+    them. With --sigstruct, --event-log, --tdvf or --firmware the reference value is that of a real enclave, trust
+    domain or guest; --tdvf with --event-log gives a trust domain's whole measurement.
     """
+    if tdvf is not None:
+        mrtd = _measure_firmware(tdvf, page_order, mrtd)
+        if event_log is None:
+            screen.result({"mrtd": mrtd, "page_order": page_order}, text=[f"{'mrtd':12} {mrtd}"])
+            return
     named = [path for path in (sigstruct, event_log, firmware) if path is not None]
     if named:
         if len(named) > 1 or roles or package:
@@ -93,6 +109,14 @@ def measure(
         {"tee": tee, "simulated": True, "measurements": found},
         text=[f"{role:8} {measurement}" for role, measurement in found.items()],
     )
+
+
+def _measure_firmware(tdvf: Path, page_order: str, mrtd: str | None) -> str:
+    from strongroom.attestation.firmware import measure_firmware
+
+    if mrtd is not None:
+        raise UsageError("MRTD is computed from the firmware, or named", hint="leave out --mrtd or --tdvf")
+    return measure_firmware(tdvf.read_bytes(), order="region" if page_order == "region" else "page").hex()
 
 
 def _replay(event_log: Path, mrtd: str | None) -> dict[str, str]:
