@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from strongroom.attestation.anchors import INTEL, TrustAnchor
 from strongroom.attestation.appraisal import CollateralSource
+from strongroom.attestation.azure_guest import AzureGuest
 from strongroom.attestation.coco_agent import AGENT_SOCKET, Agent, SocketAgent, ask_agent
 from strongroom.attestation.evidence import Evidence, TeeName, parse_quote
 from strongroom.attestation.evidence.azure import measurement_of, parse_azure
@@ -29,13 +30,17 @@ from strongroom.attestation.tee import (
     TeeCapabilityError,
     TeeDeviceError,
 )
+from strongroom.attestation.tpm import Tpm, TpmDevice
 from strongroom.errors import UsageError
 
 GRAMINE_DEVICE = Path("dev/attestation")
 TSM_REPORTS = Path("sys/kernel/config/tsm/report")
 SEV_GUEST = Path("dev/sev-guest")
+TPM_DEVICE = Path("dev/tpmrm0")
+CHASSIS_TAG = Path("sys/class/dmi/id/chassis_asset_tag")
 BOOT_EVENT_LOG = Path("sys/firmware/acpi/tables/data/CCEL")
 
+_AZURE_TAG = b"7783-7084-3265-9085-8269-3286-77"
 _GRAMINE_SEALING_BYTES = 16
 _FIRST_PAUSE = 0.02  # doubled after every attempt: 1.3 s in all
 
@@ -47,6 +52,9 @@ def detect(*, collateral: CollateralSource | None = None, root: Path = Path("/")
     """
     gramine, reports, agent = root / GRAMINE_DEVICE, root / TSM_REPORTS, root / AGENT_SOCKET
     real = [path for path in (gramine, reports) if path.is_dir()] + [path for path in (agent,) if path.is_socket()]
+    vtpm = root / TPM_DEVICE
+    if vtpm.exists() and _is_azure(root):
+        real.append(vtpm)
     descriptor = os.environ.get(FD_VARIABLE)
     if descriptor is not None:
         if real:
@@ -61,6 +69,8 @@ def detect(*, collateral: CollateralSource | None = None, root: Path = Path("/")
         return SnpTee(TsmReports(reports), collateral=collateral)
     if reports in real:
         return TdxTee(TsmReports(reports), collateral=collateral, event_log=root / BOOT_EVENT_LOG)
+    if vtpm in real:
+        return AzureTee(AzureGuest(Tpm(TpmDevice(vtpm))), collateral=collateral)
     if agent in real:
         return CocoTee(SocketAgent(agent), collateral=collateral)
     raise NoTeeError(
@@ -248,21 +258,16 @@ class SnpTee(_GuestTee):
         return parse_snp_report(self.evidence(bytes(REPORT_DATA_BYTES)).quote).measurement
 
 
-class CocoTee(_GuestTee):
-    """A guest whose attestation agent speaks for it: a pod of Confidential Containers."""
-
-    def __init__(self, agent: Agent, *, collateral: CollateralSource | None) -> None:
-        super().__init__(collateral)
-        self._agent = agent
+class _ToldTee(_GuestTee):
+    """A guest that learns which TEE it is in from the first evidence that somebody makes for it."""
 
     def evidence(self, report_data: bytes) -> Evidence:
-        """Return evidence over 64 bytes of report data, as the agent's own TEE makes it."""
-        _check_length(report_data)
-        return ask_agent(self._agent, report_data)
+        """Return evidence over 64 bytes of report data."""
+        raise NotImplementedError
 
     @functools.cached_property
     def tee(self) -> TeeName:  # type: ignore[override]  # other guests know it beforehand
-        """Return which TEE the agent found itself in."""
+        """Return which TEE it is."""
         return self._own.tee
 
     @functools.cached_property
@@ -278,6 +283,42 @@ class CocoTee(_GuestTee):
     @functools.cached_property
     def _own(self) -> Evidence:
         return self.evidence(bytes(REPORT_DATA_BYTES))
+
+
+class CocoTee(_ToldTee):
+    """A guest whose attestation agent speaks for it: a pod of Confidential Containers."""
+
+    def __init__(self, agent: Agent, *, collateral: CollateralSource | None) -> None:
+        super().__init__(collateral)
+        self._agent = agent
+
+    def evidence(self, report_data: bytes) -> Evidence:
+        """Return evidence over 64 bytes of report data, as the agent's own TEE makes it."""
+        _check_length(report_data)
+        return ask_agent(self._agent, report_data)
+
+
+class AzureTee(_ToldTee):
+    """A guest above Azure's paravisor, which speaks through its vTPM."""
+
+    def __init__(self, guest: AzureGuest, *, collateral: CollateralSource | None) -> None:
+        super().__init__(collateral)
+        self._guest = guest
+        self._lock = threading.Lock()  # the guest has one index to write report data into
+
+    def evidence(self, report_data: bytes) -> Evidence:
+        """Return evidence over 64 bytes of report data; takes the paravisor some seconds."""
+        _check_length(report_data)
+        with self._lock:
+            made = self._guest.evidence(report_data)
+        return Evidence(tee=parse_azure(made).tee, quote=made)
+
+
+def _is_azure(root: Path) -> bool:
+    try:
+        return (root / CHASSIS_TAG).read_bytes().strip() == _AZURE_TAG
+    except OSError:
+        return False
 
 
 def _check_length(report_data: bytes) -> None:

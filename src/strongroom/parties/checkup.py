@@ -25,7 +25,7 @@ from strongroom.attestation.collateral_bundle import list_expiries
 from strongroom.attestation.guests import RUNTIME_REGISTERS
 from strongroom.attestation.memory import CollateralMemory
 from strongroom.attestation.pcs import CollateralService
-from strongroom.attestation.providers import BOOT_EVENT_LOG, GRAMINE_DEVICE, SEV_GUEST, TSM_REPORTS
+from strongroom.attestation.providers import BOOT_EVENT_LOG, GRAMINE_DEVICE, SEV_GUEST, TPM_DEVICE, TSM_REPORTS
 from strongroom.errors import StrongroomError
 from strongroom.parties.auditor import Auditor
 from strongroom.parties.home import Home
@@ -34,7 +34,7 @@ TSM_KERNEL: Final = (6, 7)
 REGISTERS_KERNEL: Final = (6, 16)
 _TIME_ERROR: Final = 5  # adjtimex: the clock is not synchronised
 _TIMEX_BYTES: Final = 512  # more than struct timex has
-_TDX_GUEST, _TPM, _NITRO, _SGX = Path("dev/tdx_guest"), Path("dev/tpmrm0"), Path("dev/nsm"), Path("dev/sgx_enclave")
+_TDX_GUEST, _NITRO, _SGX = Path("dev/tdx_guest"), Path("dev/nsm"), Path("dev/sgx_enclave")
 _LIBRARIES: Final = ("dcap-qvl", "cryptography", "pyOpenSSL")
 
 
@@ -102,7 +102,7 @@ def check_interfaces(*, root: Path = Path("/"), release: str | None = None) -> I
             found = True
             yield Check(name="tee", state=State.OK, found=f"{name} at {root / path}")
     if not found:
-        beside = [str(root / path) for path in (_SGX, _TPM) if (root / path).exists()]
+        beside = [str(root / path) for path in (_SGX, TPM_DEVICE) if (root / path).exists()]
         yield Check(
             name="tee",
             state=State.WARN,
