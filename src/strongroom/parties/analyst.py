@@ -210,9 +210,12 @@ class Analyst:
                         f"the driver said nothing for {silence:.0f} s",
                         hint="its host may have stopped it; submit the job again",
                     ) from None
-                if launcher is not None and launcher.trouble:
+                if launcher is not None and (launcher.trouble or not launcher.running()):
                     gave_up = min(gave_up, now)
                 if now - gave_up > _PATIENCE_SECONDS and launcher is not None:
+                    if not launcher.running():  # and its connection does not break: its machine was cut off
+                        end_seen = launcher.driver_end()
+                        raise DriverLostError(end_seen.message, hint=end_seen.hint) from None
                     raise PlacementError(launcher.trouble, hint="see the job's logs; submit the job again") from None
             except TransportError as error:
                 if launcher is None:
