@@ -59,15 +59,16 @@ class Network:
         return ["ip", "netns", "exec", self.space(name)]
 
     def slow(self, name: str) -> None:
-        """Give a host a narrow wire: packets queue for a fifth of a second, and are lost when the queue is full."""
-        shape = ("tbf", "rate", "8mbit", "burst", "16kb", "latency", "200ms")
+        """Give a host a narrow wire: packets queue, and are lost when the short queue is full."""
+        shape = ("tbf", "rate", "2mbit", "burst", "4kb", "latency", "20ms")
         run("tc", "qdisc", "add", "dev", self.wire(name), "root", *shape)
         run(*self.within(name), "tc", "qdisc", "add", "dev", "eth0", "root", *shape)
 
     def lost_packets(self, name: str) -> int:
-        """How many packets to a slow host its queue has dropped."""
-        said = run("tc", "-s", "qdisc", "show", "dev", self.wire(name))
-        return int(said.partition("dropped ")[2].partition(",")[0])
+        """How many packets to and from a slow host its queues have dropped."""
+        show = ("tc", "-s", "qdisc", "show", "dev")
+        said = run(*show, self.wire(name)), run(*self.within(name), *show, "eth0")
+        return sum(int(one.partition("dropped ")[2].partition(",")[0]) for one in said)
 
     def cut(self, name: str) -> None:
         """Pull a host's plug: nothing arrives, and nobody is told."""

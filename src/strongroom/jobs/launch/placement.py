@@ -44,6 +44,14 @@ class NoRoomError(PlacementError):
     """No place is free for one more process now; there may be one later."""
 
 
+class Lines(Protocol):
+    """A stream of lines; a pipe is one."""
+
+    def readline(self, limit: int = -1, /) -> bytes:
+        """Return the next line, or nothing at the end."""
+        ...
+
+
 class RunningProcess(Protocol):
     """A process that a TEE host started; the methods are those of ``subprocess.Popen``."""
 
@@ -53,7 +61,7 @@ class RunningProcess(Protocol):
         ...
 
     @property
-    def stdout(self) -> IO[bytes] | None:
+    def stdout(self) -> Lines | None:
         """Return the stream of what it says, if it was asked for."""
         ...
 

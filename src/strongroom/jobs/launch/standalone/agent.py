@@ -192,6 +192,9 @@ class _Session:
     def _start(self, said: Mapping[str, Any]) -> None:
         number = int(said["id"]) if isinstance(said.get("id"), int) else -1
         try:
+            with self._lock:
+                if number < 0 or number in self._processes:
+                    raise _refuse(f"{said.get('id')!r} is no new process's number")
             role, argv = self._compose(said)
             if not self._agent.take_place():
                 self._line.send({"type": "full", "id": number})

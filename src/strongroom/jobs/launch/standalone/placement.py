@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-import os
 import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -29,6 +28,7 @@ LOST_CODE = 255
 _START_SECONDS = 30.0
 _DRIVER_SECONDS = 60.0
 _MOST_AT_ONCE = 32
+_MOST_WORDS = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +54,23 @@ def choose_host(rooms: Sequence[Room | None], *, role: str) -> int | None:
     return max(open_, key=lambda one: (one[0], -one[1]))[1]
 
 
+class Words:
+    """What a process elsewhere said, line by line, as a stream that ends with it; unread lines beyond 1000 are lost."""
+
+    def __init__(self) -> None:
+        self._lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+
+    def put(self, line: bytes) -> None:
+        """Add a line, or the end as an empty one."""
+        if not line or self._lines.qsize() < _MOST_WORDS:
+            self._lines.put(line)
+
+    def readline(self, limit: int = -1, /) -> bytes:
+        """Return the next line, or nothing when it has ended; lines are short, whatever ``limit`` is."""
+        del limit
+        return self._lines.get()
+
+
 class RemoteProcess:
     """A process that a machine's agent started; used like ``subprocess.Popen``."""
 
@@ -64,9 +81,7 @@ class RemoteProcess:
         self._ended = threading.Event()
         self.answers: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self.pid = 0
-        reader, self._writer = os.pipe()
-        os.set_blocking(self._writer, False)
-        self.stdout: IO[bytes] | None = os.fdopen(reader, "rb")
+        self.stdout: Words | None = Words()
         self._lock = threading.Lock()
 
     def poll(self) -> int | None:
@@ -88,17 +103,17 @@ class RemoteProcess:
         self._machine.end(self._number, force=True)
 
     def say(self, said: Mapping[str, Any]) -> None:
-        """Put what it said on its standard output; dropped if nobody reads there."""
-        with self._lock, contextlib.suppress(OSError):
-            if self._code is None:
-                os.write(self._writer, json.dumps(dict(said)).encode() + b"\n")
+        """Put what it said on its standard output."""
+        if self.stdout is not None:
+            self.stdout.put(json.dumps(dict(said)).encode() + b"\n")
 
     def end(self, code: int) -> None:
         """Note its end."""
         with self._lock:
             if self._code is None:
                 self._code = code
-                os.close(self._writer)
+                if self.stdout is not None:
+                    self.stdout.put(b"")
         self._ended.set()
 
 
@@ -145,6 +160,7 @@ class Machine:
             case "full":
                 process.end(LOST_CODE)
                 raise NoRoomError(f"{self.name} is full", hint="its processes are taken by other jobs")
+        self.end(number, force=True)  # should it start after all
         process.end(LOST_CODE)
         raise PlacementError(f"{self.name} refused: {str(said.get('why', 'no reason was given'))[:300]}")
 
@@ -186,7 +202,7 @@ class Machine:
         if process is None:
             return
         match said.get("type"):
-            case "started" | "full" | "refused":
+            case "started" | "full" | "refused" if process.answers.empty():
                 process.answers.put(said)
             case "said" if isinstance(said["said"], dict):
                 process.say(said["said"])
@@ -289,10 +305,15 @@ class Machines:
                 full.add(chosen)
             except PlacementError as error:
                 refusals[chosen] = error.message
-        if not refusals and any(machine.room is not None for machine in self._machines):
-            raise NoRoomError(f"every place on the machines is taken, and the job wants one more {role}")
-        lost = [machine.lost for machine in self._machines if machine.lost]
-        raise PlacementError(f"no machine takes the {role}: {'; '.join([*refusals.values(), *lost])}")
+        willing = [m for number, m in enumerate(self._machines) if m.room is not None and number not in refusals]
+        reasons = "; ".join([*refusals.values(), *(machine.lost for machine in self._machines if machine.lost)])
+        if willing:
+            also = f" ({reasons})" if reasons else ""
+            raise NoRoomError(f"every place on the machines is taken, and the job wants one more {role}{also}")
+        raise PlacementError(
+            f"no machine takes the {role}: {reasons}",
+            hint="the job's directory must lie below what the machines name, on storage that they share: --directory",
+        )
 
     def close(self) -> None:
         """Leave every machine; what still runs there of this job ends."""
