@@ -45,6 +45,7 @@ class ImageConfig:
 
     name: str
     user: int
+    entrypoint: tuple[str, ...] = ()
     command: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -105,6 +106,7 @@ def write_image(target: Path, layers: Sequence[Sequence[Tree]], config: ImageCon
             "config": {
                 "User": f"{config.user}:{config.user}",
                 "Env": [f"{name}={value}" for name, value in sorted(config.environment.items())],
+                "Entrypoint": list(config.entrypoint),
                 "Cmd": list(config.command),
                 "Labels": dict(sorted(config.labels.items())),
                 "WorkingDir": "/",

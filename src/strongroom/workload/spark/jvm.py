@@ -49,7 +49,7 @@ _OPTIONS = (
 )
 _NATIVE = ("org.xerial.snappy.tempdir", "ZstdTempFolder", "io.netty.native.workdir", "commons.crypto.lib.tempdir")
 _FIRST = ("spark-core", "scala-library", "spark-sql_", "spark-catalyst", "hadoop-client-api", "spark-", "netty")
-_UNUSED = (
+UNUSED_JARS = (
     *("kubernetes", "vertx", "zjsonpatch", "spark-kubernetes", "spark-yarn", "spark-hive", "spark-connect", "derby"),
     *("datanucleus", "javax.jdo", "jdo-", "bonecp", "HikariCP", "libthrift", "libfb303", "hive-beeline", "hive-cli"),
     *("hive-common", "hive-exec", "hive-jdbc", "hive-metastore", "hive-serde", "hive-service-rpc", "hive-shims"),
@@ -224,7 +224,7 @@ def class_path() -> str:
     """Return our jar, then those of Spark's that a job can need: no Kubernetes client, no Hive, no Thrift server."""
     if not _JAR.exists():
         raise JavaError(f"{_JAR} is missing", hint="build it with scripts/jar")
-    jars = sorted(path for path in (spark_home() / "jars").glob("*.jar") if not path.name.startswith(_UNUSED))
+    jars = sorted(path for path in (spark_home() / "jars").glob("*.jar") if not path.name.startswith(UNUSED_JARS))
     jars.sort(key=_rank)
     return os.pathsep.join(str(path) for path in (_JAR, *jars))
 

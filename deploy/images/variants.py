@@ -1,0 +1,42 @@
+"""Which images there are, and what goes into each: no package is in an image that none of its roles needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+_C = ("libc6", "libgcc-s1", "libstdc++6", "zlib1g")
+_PYTHON = (
+    *("python3-minimal", "python3.11-minimal", "libpython3.11-minimal", "libpython3.11-stdlib"),
+    *("libbz2-1.0", "libcrypt1", "libexpat1", "libffi8", "liblzma5", "libsqlite3-0", "libssl3", "libuuid1", "tzdata"),
+)
+# Only to link the runtime from; their files are not in the image.
+JDK = ("openjdk-17-jdk-headless", "openjdk-17-jre-headless")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    """An image: its Debian packages, the extras of this package, and the lock that pins what those need."""
+
+    roles: tuple[str, ...]
+    packages: tuple[str, ...]
+    extras: tuple[str, ...] = ()
+    lock: str = "requirements.lock"
+    java: bool = False
+
+
+VARIANTS = {
+    # The broker, jobs of the embedded engine, egress.
+    "core": Variant(roles=("broker", "driver", "worker", "egress"), packages=(*_C, *_PYTHON)),
+    # The same, and jobs of the engine spark.
+    "spark": Variant(
+        roles=("broker", "driver", "worker", "egress"), packages=(*_C, *_PYTHON), extras=("spark",), java=True
+    ),
+    # The same, and programs that use scikit-learn, Polars, XGBoost or LightGBM.
+    "learning": Variant(
+        roles=("driver", "worker", "egress"),
+        packages=(*_C, *_PYTHON, "libgomp1"),
+        extras=("spark", "learning"),
+        lock="requirements-dev.lock",
+        java=True,
+    ),
+}
