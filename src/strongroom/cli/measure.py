@@ -20,6 +20,8 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
         "strongroom measure",
         "strongroom measure --json > reference.json",
         "strongroom measure broker driver --tee tdx",
+        "strongroom measure --image dist/strongroom-core-0.1.0.oci.tar",
+        "strongroom measure --image strongroom.oci.tar --init-data initdata.toml",
         "strongroom measure --sigstruct broker.sig",
         "strongroom measure --event-log /sys/firmware/acpi/tables/data/CCEL --mrtd <96 hex digits>",
         "strongroom measure --tdvf OVMF.fd --event-log /sys/firmware/acpi/tables/data/CCEL",
@@ -35,6 +37,8 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     metavar="DIR",
     help="Measure the package in DIR instead of the one that runs.",
 )
+@click.option("--image", type=_FILE, metavar="FILE", help="Measure the package of a container image's archive.")
+@click.option("--init-data", type=_FILE, metavar="FILE", help="Digest a confidential container's init-data (TOML).")
 @click.option("--sigstruct", type=_FILE, metavar="FILE", help="Read an SGX enclave's SIGSTRUCT (Gramine: .sig).")
 @click.option("--event-log", type=_FILE, metavar="FILE", help="Replay a trust domain's boot event log (CCEL).")
 @click.option("--mrtd", metavar="HEX", help="With --event-log: the measurement of the known firmware.")
@@ -58,6 +62,8 @@ def measure(
     roles: tuple[str, ...],
     tee: str,
     package: Path | None,
+    image: Path | None,
+    init_data: Path | None,
     sigstruct: Path | None,
     event_log: Path | None,
     mrtd: str | None,
@@ -74,8 +80,11 @@ def measure(
 
     Taken as the simulated TEE takes them, they are the reference values that owners put into policies and
     clients into their trust settings. One changed byte of the package, the interpreter or the entry point changes
-    them. With --sigstruct, --event-log, --tdvf or --firmware the reference value is that of a real enclave, trust
-    domain or guest; --tdvf with --event-log gives a trust domain's whole measurement.
+    them. With --image they are computed from an image's archive, of which nothing is run: they are what the same
+    roles show in a container of it. With --init-data the result is what MRCONFIGID (TDX) or HOSTDATA (SEV-SNP) will
+    be; with both, the agent's policy must name the image by its digest. With --sigstruct, --event-log, --tdvf or
+    --firmware the reference value is that of a real enclave, trust domain or guest; --tdvf with --event-log gives a
+    trust domain's whole measurement.
     """
     if tdvf is not None:
         mrtd = _measure_firmware(tdvf, page_order, mrtd)
@@ -84,7 +93,7 @@ def measure(
             return
     named = [path for path in (sigstruct, event_log, firmware) if path is not None]
     if named:
-        if len(named) > 1 or roles or package:
+        if len(named) > 1 or roles or package or image or init_data:
             raise UsageError("one thing is measured at a time", hint="name roles, or one file")
         from strongroom.attestation.reference_values import measure_guest, read_sigstruct
 
@@ -97,17 +106,35 @@ def measure(
             read = {"measurement": measure_guest(named[0], processors=processors, processor=processor, **guest)}
         screen.result(read, text=[f"{name:12} {value}" for name, value in read.items()])
         return
+    if image and package:
+        raise UsageError("one thing is measured at a time", hint="name --image or --package")
+    if init_data and (roles or package):
+        raise UsageError("init-data is of a pod, whatever its role", hint="name --init-data alone, or with --image")
     from strongroom.attestation.roles import Role
+    from strongroom.attestation.simulated.image import measure_image
     from strongroom.attestation.simulated.measuring import installed_package, read_tree
     from strongroom.attestation.simulated.measuring import measure as measure_tree
 
     wanted = [Role.parse(role) for role in roles] or [role for role in Role if role.attests]
-    tree = read_tree(package or installed_package())
-    found = {role.value: measure_tree(role, tree).text(tee) for role in wanted}
+    about: dict[str, Any] = {}
+    if image is not None:
+        read_of, measured = measure_image(image, wanted)
+        about = {"image": read_of.digest, "layers": list(read_of.layers)}
+    if init_data is not None:
+        bound = _digest_init_data(init_data, pinned=about.get("image"))
+        screen.result({**about, **bound}, text=[f"{name:12} {value}" for name, value in bound.items()])
+        return
+    if image is None:
+        tree = read_tree(package or installed_package())
+        measured = {role: measure_tree(role, tree) for role in wanted}
+    found = {role.value: one.text(tee) for role, one in measured.items()}
     screen.warn_simulated()
     screen.result(
-        {"tee": tee, "simulated": True, "measurements": found},
-        text=[f"{role:8} {measurement}" for role, measurement in found.items()],
+        {"tee": tee, "simulated": True, **about, "measurements": found},
+        text=[
+            *([f"image    {about['image']}"] if about else []),
+            *(f"{role:8} {measurement}" for role, measurement in found.items()),
+        ],
     )
 
 
@@ -117,6 +144,22 @@ def _measure_firmware(tdvf: Path, page_order: str, mrtd: str | None) -> str:
     if mrtd is not None:
         raise UsageError("MRTD is computed from the firmware, or named", hint="leave out --mrtd or --tdvf")
     return measure_firmware(tdvf.read_bytes(), order="region" if page_order == "region" else "page").hex()
+
+
+def _digest_init_data(path: Path, *, pinned: str | None) -> dict[str, str]:
+    """Return what the registers will be; with ``pinned``, only for a policy that names the image of that digest."""
+    from strongroom.jobs.launch.kubernetes.flavours import init_data_digest
+
+    document = path.read_bytes()
+    if pinned is not None and pinned.encode() not in document:
+        raise UsageError(
+            f"the agent's policy in {path} does not name the image {pinned}",
+            hint="make it with genpolicy from a pod whose image is name@digest, so that no other image can be started",
+        )
+    return {
+        "mrconfigid": init_data_digest("tdx", document).hex(),
+        "hostdata": init_data_digest("snp", document).hex(),
+    }
 
 
 def _replay(event_log: Path, mrtd: str | None) -> dict[str, str]:

@@ -14,7 +14,7 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -34,6 +34,7 @@ ENTRY = {
     Role.ENDPOINT: "strongroom.serving",
 }
 
+_SHARED_PYTHON = re.compile(rb"libpython3\.\d+[a-z]*\.so")
 _ZERO_REGISTER = bytes(48)
 _EXTRAS_LEFT_OUT = ("dev", "demo")  # tests and plots never run inside
 _REQUIREMENT = re.compile(r"^\s*([A-Za-z0-9][A-Za-z0-9._-]*)")
@@ -87,16 +88,20 @@ class Measured:
         return sgx_measurement(self.mr_enclave) if tee == "sgx" else tdx_measurement(self.mr_td, self.rtmrs)
 
 
-def measure(role: Role, tree: Tree) -> Measured:
-    """Return what a process started for ``role`` from ``tree`` by this interpreter measures to."""
+def measure(role: Role, tree: Tree, *, interpreter: Path | None = None, site: Path | None = None) -> Measured:
+    """Return what a process started for ``role`` from ``tree`` measures to, by default by this interpreter.
+
+    With ``interpreter`` and ``site``, those of an image that is looked at and not run: the directory in which its
+    packages are installed is searched instead of this process's.
+    """
     if role not in ENTRY:
         raise UsageError(f"role {role.value} does not run in a TEE", hint=f"start one of {', '.join(sorted(ENTRY))}")
-    executable = Path(sys.executable).resolve()
+    executable = Path(sys.executable).resolve() if interpreter is None else interpreter
     status = executable.stat()
     return Measured(
         tree=tree.digest,
-        interpreter=_interpreter_digest(str(executable), status.st_mtime_ns, status.st_size),
-        dependencies=_dependencies_digest(_search_path()),
+        interpreter=_interpreter_digest(str(executable), status.st_mtime_ns, status.st_size, interpreter is None),
+        dependencies=_dependencies_digest(_search_path(sys.path if site is None else [str(site)])),
         entry=ENTRY[role],
         role=role,
     )
@@ -160,32 +165,41 @@ def _extend(value: bytes) -> bytes:
 
 
 @functools.lru_cache(maxsize=4)
-def _interpreter_digest(path: str, modified_ns: int, size: int) -> bytes:
-    """Digest the interpreter's binary; time and size only decide whether it must be read again."""
+def _interpreter_digest(path: str, modified_ns: int, size: int, running: bool) -> bytes:
+    """Digest the interpreter's binary; time and size only decide whether it must be read again.
+
+    A binary that takes Python from a shared library says nothing of its version, so that is digested as well, and one
+    that does not run has none to say.
+    """
     del modified_ns, size
-    with Path(path).open("rb") as stream:
-        return digest384(
-            "strongroom/interpreter/v1", hashlib.file_digest(stream, "sha256").digest(), sys.version.encode()
-        )
+    binary = Path(path).read_bytes()
+    version = b""
+    if _SHARED_PYTHON.search(binary):
+        if not running:
+            raise UsageError(
+                f"the interpreter {path} takes Python from a shared library, which is not measured",
+                hint="measure inside the image, or build the image by scripts/image",
+            )
+        version = sys.version.encode()
+    return digest384("strongroom/interpreter/v1", hashlib.sha256(binary).digest(), version)
 
 
-def _search_path() -> tuple[tuple[str, int], ...]:
+def _search_path(entries: Iterable[str]) -> tuple[tuple[str, int], ...]:
     """Return where distributions are looked for, with the time of the last change there: the key of the cache."""
-    return tuple((entry, Path(entry).stat().st_mtime_ns) for entry in sys.path if Path(entry).is_dir())
+    return tuple((entry, Path(entry).stat().st_mtime_ns) for entry in entries if Path(entry).is_dir())
 
 
 @functools.lru_cache(maxsize=4)
 def _dependencies_digest(search_path: tuple[tuple[str, int], ...]) -> bytes:
     """Digest the RECORD of every installed distribution that Strongroom needs, directly or through another one."""
-    del search_path
+    places = [entry for entry, _ in search_path]
     found: dict[str, bytes] = {}
     waiting = [PACKAGE]
     seen = set(waiting)
     while waiting:
         name = waiting.pop()
-        try:
-            distribution = metadata.distribution(name)
-        except metadata.PackageNotFoundError:
+        distribution = next(iter(metadata.Distribution.discover(name=name, path=places)), None)
+        if distribution is None:
             continue  # an extra, or what another platform needs: not installed here
         if name != PACKAGE:
             found[f"{name} {distribution.version}"] = _record_digest(distribution.read_text("RECORD") or "")
