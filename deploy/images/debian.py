@@ -26,6 +26,8 @@ _LEFT_OUT = (
 )
 _UNNEEDED_PYTHON = re.compile(
     r"usr/lib/python3\.\d+/(test|idlelib|tkinter|turtledemo|ensurepip|lib2to3|distutils|pydoc_data|config-[^/]*)(/|$)"
+    # Terminals and old databases, whose libraries are not in the image.
+    r"|usr/lib/python3\.\d+/lib-dynload/(_curses|_curses_panel|_dbm|nis|readline)\."
 )
 _LINE = re.compile(r"^([a-z0-9][a-z0-9+.-]+) (\S+) (amd64|all) ([0-9a-f]{64})$")
 

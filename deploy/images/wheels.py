@@ -48,7 +48,12 @@ _LEFT_OUT = (
         "pyspark/*/tests/*",
     ),
     *("*.pxd", "*.pyx", "*.pxi", "*.pyi", "*.a", "*.lib", "*.h", "*.hpp", "*.inc"),
-    *("pyarrow/libarrow_flight.so*", "pyarrow/_flight.*", "pyarrow/flight.py"),  # a network protocol of its own
+    *(
+        "pyarrow/libarrow_flight.so*",
+        "pyarrow/libarrow_python_flight.so*",
+        "pyarrow/_flight.*",
+        "pyarrow/flight.py",
+    ),  # a network protocol of its own
     *(
         "pyspark/examples/*",
         "pyspark/data/*",
@@ -81,7 +86,11 @@ def needed(pyproject: Path, extras: Iterable[str]) -> frozenset[str]:
             continue
         seen.add((name, chosen))
         found.add(name)
-        for text in metadata.requires(name) or ():
+        try:
+            further = metadata.requires(name) or ()
+        except metadata.PackageNotFoundError as error:
+            raise LookupError(f"{name} is not installed here; run scripts/setup --dev, which installs the lock") from error
+        for text in further:
             waiting += [(Requirement(text), extra) for extra in ("", *chosen)]
     return frozenset(found)
 

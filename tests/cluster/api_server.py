@@ -50,10 +50,12 @@ KEEPER_RULES: dict[str, set[str]] = {
 class FakeCluster:
     """A cluster with one namespace, one node and one person who may do what ``rules`` say."""
 
+    node_kind = Node
+
     def __init__(self, directory: Path, *, claims: dict[str, Path], images: set[str], package: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.store = Store()
-        self.node = Node(self.store, directory=directory, claims=claims, images=images, package=package)
+        self.node = self.node_kind(self.store, directory=directory, claims=claims, images=images, package=package)
         self.runtime_classes: set[str] = set()
         self.rules = {resource: set(verbs) for resource, verbs in SUBMITTER_RULES.items()}
         self.namespaces = {NAMESPACE}

@@ -136,12 +136,14 @@ class SmallWorld(World):
         lease: float = 2,
         package: Path | None = None,
         owners: Mapping[str, str] | None = None,
+        elsewhere: Mapping[Role, str] | None = None,
     ) -> SmallWorld:
+        """``elsewhere`` are the measurements of roles that another machine's code is started for."""
         directory.mkdir(exist_ok=True, parents=True)
         platform = FrozenPlatform(directory / "platform")
         platform.package, platform.instead = package or frozen_package(), {}
         platform.expose()
-        measurements = {role: platform.measure(role) for role in ROLES}
+        measurements = {role: platform.measure(role) for role in ROLES} | dict(elsewhere or {})
         trust = Trust.simulated(platform.directory, measurements={role: [text] for role, text in measurements.items()})
         world = cls(
             directory=directory,
@@ -330,8 +332,15 @@ class SmallWorld(World):
 
 
 @contextmanager
-def small_world(directory: Path, *, lease: float = 2, package: Path | None = None, **policy: object):
-    world = SmallWorld.make(directory / "world", lease=lease, package=package)
+def small_world(
+    directory: Path,
+    *,
+    lease: float = 2,
+    package: Path | None = None,
+    elsewhere: Mapping[Role, str] | None = None,
+    **policy: object,
+):
+    world = SmallWorld.make(directory / "world", lease=lease, package=package, elsewhere=elsewhere)
     try:
         yield world.open(**policy)
     finally:
