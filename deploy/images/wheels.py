@@ -89,7 +89,9 @@ def needed(pyproject: Path, extras: Iterable[str]) -> frozenset[str]:
         try:
             further = metadata.requires(name) or ()
         except metadata.PackageNotFoundError as error:
-            raise LookupError(f"{name} is not installed here; run scripts/setup --dev, which installs the lock") from error
+            raise LookupError(
+                f"{name} is not installed here; run scripts/setup --dev, which installs the lock"
+            ) from error
         for text in further:
             waiting += [(Requirement(text), extra) for extra in ("", *chosen)]
     return frozenset(found)
