@@ -71,6 +71,31 @@ def test_attested_broker_says_what_it_measures_and_that_it_is_simulated(town: To
     assert (seen["broker"], seen["simulated"], seen["tier"]) == (town.url, True, "contraindicated")
 
 
+def test_witness_follows_the_broker_without_trusting_it(town: Town, capsys: Told) -> None:
+    assert run(["audit", "--save", town.file("for-witness"), "--home", town.file("lab")]) == 0
+    key = str(Path(town.file("for-witness")) / "ledger-key")
+    words = ["witness", town.url, "--ledger-key", key, "--state", town.file("witness"), "--once"]
+    seen = answer(words, capsys)
+    assert (seen["holds"], seen["grown"] == seen["size"]) == (True, True)
+    assert answer(words, capsys)["grown"] == 0
+
+
+def test_witness_of_one_ledger_refuses_that_of_another_broker(town: Town, capsys: Told) -> None:
+    """Attack: another broker answers where the witnessed one was."""
+    assert run(["audit", "--save", town.file("before-fork"), "--home", town.file("lab")]) == 0
+    key = str(Path(town.file("before-fork")) / "ledger-key")
+    other = Operator(Path(town.file("other-platform"))).start_broker(
+        Path(town.file("other-store")), listen="127.0.0.1:0", log=Path(town.file("other.log"))
+    )
+    try:
+        words = ["witness", other.url, "--ledger-key", key, "--state", town.file("witness-forked"), "--once"]
+        capsys.readouterr()
+        assert run([*words, "--json"]) == 4
+        assert "ledger" in capsys.readouterr().err
+    finally:
+        other.stop()
+
+
 def test_broker_with_another_measurement_is_not_trusted(town: Town, capsys: Told) -> None:
     home = ["--home", town.file("stranger")]
     options = ["--measurement", "broker=sgx:" + "0" * 64, "--simulated-platform", town.file("platform")]
