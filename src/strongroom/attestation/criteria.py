@@ -64,9 +64,10 @@ class AppraisalPolicy:
 
     ``statuses``: TCB statuses. ``advisories``: those tolerated with a status other than UpToDate.
     ``out_of_date_grace``, ``qe_out_of_date_grace``: how old the level of an accepted out-of-date platform, or of its
-    quoting enclave, may be. ``hardware``: names as in :attr:`Claims.hardware_ids`; any one suffices. ``body``: values
-    accepted in fields of the quote's body, both as `strongroom inspect` prints them (mrseam, mrconfigid, mrowner,
-    mrsigner, isvprodid, host_data...). ``smt``,
+    quoting enclave, may be. ``reference_values``: publishers' values by name, which admit nothing until
+    published_values.fill_in has added what they stand for to ``measurements``. ``hardware``: names as in
+    :attr:`Claims.hardware_ids`; any one suffices. ``body``: values accepted in fields of the quote's body, both as
+    `strongroom inspect` prints them (mrseam, mrconfigid, mrowner, mrsigner, isvprodid, host_data...). ``smt``,
     ``dynamic_platform`` and ``cached_keys`` are true for nearly every multi-package server and therefore accepted.
 
     SEV-SNP: ``snp_minimum`` by processor generation makes a platform UpToDate or OutOfDate, since AMD publishes no
@@ -83,6 +84,7 @@ class AppraisalPolicy:
     collateral_max_age: timedelta = timedelta(days=30)
     hardware: Allowed = field(default=EVERYTHING)
     measurements: Allowed = field(default=EVERYTHING)
+    reference_values: frozenset[str] = frozenset()
     body: Mapping[str, frozenset[str]] = field(default_factory=dict)
     smt: bool = True
     dynamic_platform: bool = True
@@ -266,7 +268,14 @@ class AppraisalPolicy:
             for name, values in self.body.items()
             if str(body.get(name)) not in values
         ]
-        if claims.measurement not in self.measurements:
+        if self.reference_values:
+            objections.append(
+                MeasurementError(
+                    f"the reference values {', '.join(sorted(self.reference_values))} were not presented",
+                    hint="name the publisher's signed file: --reference FILE",
+                )
+            )
+        elif claims.measurement not in self.measurements:
             objections.append(
                 MeasurementError(
                     f"measurement {claims.measurement} is not among the reference values",
@@ -299,7 +308,7 @@ _DAYS = {
     "qe_out_of_date_grace_days": "qe_out_of_date_grace",
     "collateral_max_age_days": "collateral_max_age",
 }
-_LISTS = frozenset({"statuses", "advisories", "denied_advisories", "hardware", "measurements"})
+_LISTS = frozenset({"statuses", "advisories", "denied_advisories", "hardware", "measurements", "reference_values"})
 _SWITCHES = frozenset(
     {
         "smt",

@@ -53,10 +53,24 @@ def attest() -> None:
     help="An appraisal policy (TOML); without one only facts are stated.",
 )
 @click.option(
+    "--reference",
+    "references",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    multiple=True,
+    metavar="FILE",
+    help="Signed reference values that the policy names (`strongroom measure --publish`); may be repeated.",
+)
+@click.option(
     "--event-log",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     metavar="FILE",
     help="The boot event log of a trust domain (CCEL), which must replay to the quote's registers.",
+)
+@click.option(
+    "--runtime-log",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="The log of what a workload did after boot, which must replay to RTMR3.",
 )
 def _verify(
     screen: Screen,
@@ -66,6 +80,7 @@ def _verify(
     root: Path | None,
     at: float | None,
     policy: Path | None,
+    references: tuple[Path, ...],
     event_log: Path | None,
     runtime_log: Path | None,
 ) -> int:
@@ -80,11 +95,15 @@ def _verify(
     from strongroom.attestation.collateral_sources import read_collateral
     from strongroom.attestation.criteria import AppraisalPolicy
     from strongroom.attestation.facts import reject, verify_quote
+    from strongroom.attestation.published_values import fill_in
     from strongroom.parties.evidence_files import read_evidence
+    from strongroom.statements import Statement
 
     anchor = INTEL if root is None else TrustAnchor(root_der=root.read_bytes(), simulated=True)
     now = datetime.now(UTC) if at is None else _time(at)
     rules = None if policy is None else AppraisalPolicy.parse(_text(policy))
+    if rules is not None:
+        rules = fill_in(rules, [Statement.decode(_text(file)) for file in references], now=now)
     try:
         found = read_evidence(quote)
         facts = verify_quote(

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
 from strongroom.cli.screen import Screen
-from strongroom.cli.verb import verb
+from strongroom.cli.verb import home_option, password_option, verb
 from strongroom.errors import UsageError
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -25,6 +28,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
         "strongroom measure --sigstruct broker.sig",
         "strongroom measure --event-log /sys/firmware/acpi/tables/data/CCEL --mrtd <96 hex digits>",
         "strongroom measure --tdvf OVMF.fd --event-log /sys/firmware/acpi/tables/data/CCEL",
+        "strongroom measure worker --publish worker.signed.json --title worker --number 2",
         "strongroom measure --firmware OVMF.amdsev.fd --processors 4 --processor EPYC-Genoa",
     )
 )
@@ -55,6 +59,19 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--processor", default="EPYC-Milan", show_default=True, help="With --firmware: their model in QEMU.")
 @click.option("--kernel", type=_FILE, metavar="FILE", help="With --firmware: the kernel of a measured direct boot.")
 @click.option("--initrd", type=_FILE, metavar="FILE", help="With --kernel: its initrd.")
+@click.option(
+    "--publish",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Also sign what was measured as reference values, which policies name by PUBLISHER/TITLE.",
+)
+@click.option("--title", metavar="TEXT", help="With --publish: what the values are of, such as worker.")
+@click.option("--number", type=click.IntRange(min=1), default=1, help="With --publish: grows with every issue.")
+@click.option(
+    "--days", type=click.IntRange(min=1, max=3650), default=90, help="With --publish: days until they expire."
+)
+@home_option
+@password_option
 @click.option("--append", default="", metavar="TEXT", help="With --kernel: its command line.")
 def measure(
     screen: Screen,
@@ -75,6 +92,12 @@ def measure(
     kernel: Path | None,
     initrd: Path | None,
     append: str,
+    publish: Path | None,
+    title: str | None,
+    number: int,
+    days: int,
+    home: Path,
+    password: Callable[[], bytes],
 ) -> None:
     """Print the measurements of broker, driver, worker, egress and endpoint, or of something else that is loaded.
 
@@ -86,6 +109,7 @@ def measure(
     --firmware the reference value is that of a real enclave, trust domain or guest; --tdvf with --event-log gives a
     trust domain's whole measurement.
     """
+    sign_and_write = partial(_publish, title=title, number=number, days=days, home=home, password=password)
     if tdvf is not None:
         mrtd = _measure_firmware(tdvf, page_order, mrtd)
         if event_log is None:
@@ -104,12 +128,11 @@ def measure(
         else:
             guest: dict[str, Any] = {"kernel": kernel, "initrd": initrd, "command_line": append}
             read = {"measurement": measure_guest(named[0], processors=processors, processor=processor, **guest)}
+        if publish is not None:
+            read |= sign_and_write(publish, [read["measurement"]])
         screen.result(read, text=[f"{name:12} {value}" for name, value in read.items()])
         return
-    if image and package:
-        raise UsageError("one thing is measured at a time", hint="name --image or --package")
-    if init_data and (roles or package):
-        raise UsageError("init-data is of a pod, whatever its role", hint="name --init-data alone, or with --image")
+    _check_choice(image=image, package=package, init_data=init_data, has_roles=bool(roles))
     from strongroom.attestation.roles import Role
     from strongroom.attestation.simulated.image import measure_image
     from strongroom.attestation.simulated.measuring import installed_package, read_tree
@@ -128,14 +151,54 @@ def measure(
         tree = read_tree(package or installed_package())
         measured = {role: measure_tree(role, tree) for role in wanted}
     found = {role.value: one.text(tee) for role, one in measured.items()}
+    published = {} if publish is None else sign_and_write(publish, list(found.values()))
     screen.warn_simulated()
     screen.result(
-        {"tee": tee, "simulated": True, **about, "measurements": found},
+        {"tee": tee, "simulated": True, **about, "measurements": found, **published},
         text=[
             *([f"image    {about['image']}"] if about else []),
             *(f"{role:8} {measurement}" for role, measurement in found.items()),
+            *(f"{name:8} {value}" for name, value in published.items()),
         ],
     )
+
+
+def _check_choice(*, image: Path | None, package: Path | None, init_data: Path | None, has_roles: bool) -> None:
+    if image and package:
+        raise UsageError("one thing is measured at a time", hint="name --image or --package")
+    if init_data and (has_roles or package):
+        raise UsageError("init-data is of a pod, whatever its role", hint="name --init-data alone, or with --image")
+
+
+def _publish(
+    target: Path,
+    measurements: list[str],
+    *,
+    title: str | None,
+    number: int,
+    days: int,
+    home: Path,
+    password: Callable[[], bytes],
+) -> dict[str, str]:
+    """Sign the measurements by the party at ``home`` and write the statement; return what policies name it by."""
+    from strongroom.attestation.published_values import PublishedValues
+    from strongroom.envelope.staging import replace_file
+    from strongroom.parties.home import Home
+
+    if title is None:
+        raise UsageError("reference values need a title", hint="say what they are of: --title worker")
+    key = Home(home).open_keys(password).signing
+    now = datetime.now(UTC)
+    values = PublishedValues(
+        publisher=key.party,
+        title=title,
+        number=number,
+        measurements=frozenset(measurements),
+        issued=now,
+        expires=now + timedelta(days=days),
+    )
+    replace_file(target, values.sign(key).encode().encode())
+    return {"published": str(target), "name": values.name}
 
 
 def _measure_firmware(tdvf: Path, page_order: str, mrtd: str | None) -> str:
