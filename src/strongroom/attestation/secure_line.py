@@ -30,6 +30,7 @@ MAX_FRAME_BYTES = 16 << 20
 
 _HEAD_BYTES = 4
 _BLOCK = 1 << 16
+_RECORD = 1 << 14  # the most that one record of TLS holds, and so the most that one call moves
 _LONGEST_WAIT = 1.0  # after which the operation is tried, and the deadline looked at, again
 _SELF_SIGNED = 18  # X509_V_ERR_DEPTH_ZERO_SELF_SIGNED_CERT
 _TLS_1_3 = "TLSv1.3"
@@ -178,6 +179,24 @@ class SecureLine:
         except ProtocolError:
             self._give_up()
             raise
+
+    def send_bytes(self, data: memoryview, deadline: Deadline) -> None:
+        """Send ``data`` as it is; both ends must know how much it is. Nothing is copied but by TLS itself."""
+        with self._sending:
+            while data:
+                block = data[:_RECORD]
+                data = data[self._until(lambda part=block: self._tls.send(part), deadline) :]  # type: ignore[misc]
+
+    def receive_into(self, buffer: memoryview, deadline: Deadline) -> None:
+        """Fill ``buffer`` with what comes next; after DeadlineError the line is of no more use for bytes."""
+        with self._receiving:
+            early = min(len(self._received), len(buffer))
+            buffer[:early] = self._received[:early]
+            del self._received[:early]
+            buffer = buffer[early:]
+            while buffer:
+                block = buffer[:_RECORD]
+                buffer = buffer[self._until(lambda part=block: self._tls.recv_into(part), deadline) :]  # type: ignore[misc]
 
     def close(self) -> None:
         """End the session and the connection; safe to call twice, and from another thread."""

@@ -20,7 +20,7 @@ _MOST_RETRIES = 10
 CLUSTERS = ("process", "standalone", "k8s")
 _SILENT = ("done", "failed")  # said once more, and better, at the end
 _ENGINES = {"process": "embedded", "standalone": "spark"}
-_DEFAULT = {"sql": "process", "python": "process", "spark": "standalone"}
+_DEFAULT = {"sql": "process", "python": "process", "spark": "standalone", "torch": "process"}
 
 
 @verb(
@@ -36,9 +36,9 @@ _DEFAULT = {"sql": "process", "python": "process", "spark": "standalone"}
 @click.option(
     "--cluster",
     type=click.Choice(CLUSTERS),
-    help="Where it is placed: one process (SQL and Python on the embedded engine), or Spark on workers, or pods of a "
-    "Kubernetes cluster. The first two use this machine, or those in --hosts. By default process for sql and python "
-    "jobs, standalone for spark jobs.",
+    help="Where it is placed: processes (SQL and Python on the embedded engine in one, PyTorch on as many as the job "
+    "says), or Spark on workers, or pods of a Kubernetes cluster. The first two use this machine, or those in --hosts. "
+    "By default standalone for spark jobs, process for all others.",
 )
 @click.option("--dry-run", is_flag=True, help="Print what would be created and create nothing; takes no password.")
 @click.option(
@@ -109,7 +109,7 @@ def submit(
         raise UsageError("one process runs sql and python jobs, not spark", hint="use --cluster standalone")
     if cluster == "standalone" and draft.kind == "python":
         raise UsageError("a python job runs in one process", hint="use --cluster process, or write it for Spark")
-    engine = _ENGINES.get(cluster) or ("spark" if draft.kind == "spark" else "embedded")
+    engine = _engine(cluster, draft.kind)
     if hosts is not None and (cluster == "k8s" or platform is not None):
         raise UsageError("a job is placed in one way", hint="give --hosts, or --platform, or --cluster k8s")
     place_here = (directory or Path(f"{draft.name}.job")).absolute()
@@ -161,9 +161,17 @@ def submit(
     )
 
 
+def _engine(cluster: str, kind: str) -> str:
+    """Return what runs a job of ``kind`` on ``cluster``."""
+    if kind == "torch":
+        return "torch"
+    return _ENGINES.get(cluster) or ("spark" if kind == "spark" else "embedded")
+
+
 def _plan(draft: JobDraft, *, cluster: str, directory: Path | None, hosts: Sequence[str]) -> dict[str, Any]:
     """Return what a submission would create; it holds digests and names, and nothing secret."""
-    workers = draft.workers if cluster != "process" else 0
+    engine = _engine(cluster, draft.kind)
+    workers = 0 if engine == "embedded" else draft.workers
     processes = [
         {"role": "driver", "count": 1, "tee": draft.tee},
         {
@@ -179,7 +187,7 @@ def _plan(draft: JobDraft, *, cluster: str, directory: Path | None, hosts: Seque
     return {
         "job": draft.name,
         "kind": draft.kind,
-        "engine": _ENGINES.get(cluster, "spark"),
+        "engine": engine,
         "cluster": cluster,
         "purpose": draft.purpose,
         "program": f"sha256:{hashlib.sha256(draft.program).hexdigest()}",

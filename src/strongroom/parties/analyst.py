@@ -116,7 +116,7 @@ class Analyst:
             launcher = host.place(spec, job_digest=submitted.digest, engine=engine, on_event=forward)
         else:
             launcher = Launcher(host, directory=directory, job_digest=submitted.digest, engine=engine, on_event=forward)
-        if engine == "spark":
+        if engine != "embedded":
             launcher.want("worker", submitted.signed.verify().workers)
         launcher.want("egress", 1)
         started = time.monotonic()

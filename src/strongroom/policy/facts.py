@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from strongroom.statements import PartyId
 
-JOB_KINDS = ("sql", "spark", "python", "serve")
+JOB_KINDS = ("sql", "spark", "python", "serve", "torch")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

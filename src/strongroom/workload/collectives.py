@@ -1,8 +1,8 @@
 """Keep the traffic of distributed training off the wire where a library would send it in the clear (spec/3-job.md §9).
 
-XGBoost's collective and LightGBM's network speak plain TCP between workers. Inside a job they are told so when they are
-asked for more than one worker; with one, they open no connection at all. Beneath that, the kernel lets neither Python
-programs nor Spark's Python workers open TCP connections (confinement.py).
+XGBoost's collective, LightGBM's network and PyTorch's gloo speak plain TCP between workers. Inside a job they are told
+so when they are asked for more than one worker; with one, they open no connection at all. PyTorch has the mesh instead.
+Beneath that, the kernel lets neither Python programs nor Spark's Python workers open TCP connections (confinement.py).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class ClearTrafficError(UsageError):
 
 
 def guard_collectives() -> None:
-    """From now on, hold XGBoost and LightGBM in this process to one worker; calling it twice is calling it once."""
+    """From now on, hold XGBoost, LightGBM and PyTorch in this process to what is protected; safe to call twice."""
     if not any(isinstance(finder, _Guard) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Guard())
     for name in _HELD:
@@ -93,10 +93,17 @@ def _hold_network(module: ModuleType) -> None:
     module.Booster.set_network = guarded
 
 
+def _hold_torch(module: ModuleType) -> None:
+    from strongroom.workload.torch.joining import hold_distributed
+
+    hold_distributed(module)
+
+
 _HELD: Final[Mapping[str, Callable[[ModuleType], None]]] = {
     "xgboost.tracker": _hold_tracker,
     "xgboost.spark.core": _hold_spark,
     "lightgbm.basic": _hold_network,
+    "torch.distributed.distributed_c10d": _hold_torch,
 }
 _MARK: Final = "__held_to_one_worker__"
 

@@ -30,6 +30,7 @@ from strongroom.policy.fusion import FusedPolicy
 from strongroom.workload.clients import Clients
 from strongroom.workload.ending import describe_defect, end_now, end_on_signal, keep_quiet, tell_defects
 from strongroom.workload.engines import open_engine, verify_engine
+from strongroom.workload.ensemble import Ensemble
 from strongroom.workload.handover import BrokerAddress, Handover, MessageError, decode_failure, encode_failure
 from strongroom.workload.hostline import HostLine
 from strongroom.workload.inside import Room
@@ -110,7 +111,7 @@ class Driver:
 
     def _run_job(self, handover: Handover, spec: JobSpec) -> list[dict[str, Any]]:
         self._staffing = Staffing(
-            workers=spec.workers if self._engine_name == "spark" else 0,
+            workers=0 if self._engine_name == "embedded" else spec.workers,
             most=spec.most_workers,
             say=lambda count: self._host.say("wanted", role="worker", count=count),
         )
@@ -140,7 +141,20 @@ class Driver:
         self._over.set()
         return outputs
 
+    def _run_together(self, program: bytes, spec: JobSpec) -> None:
+        """Have the workers run the program; the driver holds only what they wrote."""
+        if self._members is None:
+            raise TransportError("no member may come before the keys")
+        self._tell("program-started")
+        ensemble = Ensemble(self._members, size=spec.workers, outputs=tuple(spec.outputs), on_event=self._tell)
+        with self._timed("program"):
+            self._drafts = ensemble.run(program)
+        self._tell("program-ended", seconds=self._timings["program"])
+
     def _run_program(self, handover: Handover, spec: JobSpec, *, policy: FusedPolicy) -> None:
+        if self._engine_name == "torch":
+            self._run_together(handover.program, spec)
+            return
         self._engine = open_engine(
             self._engine_name,
             spec=spec,
@@ -321,7 +335,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the driver; the host gives a directory, an engine, a job digest and an address, none of it secret."""
     parser = argparse.ArgumentParser(prog="strongroom-driver")
     parser.add_argument("--directory", type=Path, required=True)
-    parser.add_argument("--engine", choices=("embedded", "spark"), required=True)
+    parser.add_argument("--engine", choices=("embedded", "spark", "torch"), required=True)
     parser.add_argument("--job-digest", required=True)
     parser.add_argument("--listen", default="127.0.0.1:0")
     parser.add_argument("--address", default="127.0.0.1", help="where workers on other machines find Spark's scheduler")

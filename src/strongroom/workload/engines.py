@@ -33,20 +33,23 @@ from strongroom.workload.handover import ClusterJoin
 from strongroom.workload.keyring import KeyRing, output_dataset
 from strongroom.workload.members import Members
 from strongroom.workload.outbox import OutputDraft
-from strongroom.workload.parcel import pack, pack_files, sign_for
+from strongroom.workload.parcel import pack_files, sign_for
 from strongroom.workload.scratch import discard_scratch, make_scratch
 
 if TYPE_CHECKING:
     from strongroom.envelope.keys import DatasetKeys
 
 _JVM_DEADLINE = 120.0
-_KINDS = {"embedded": ("sql", "python"), "spark": ("sql", "spark")}
+_KINDS = {"embedded": ("sql", "python"), "spark": ("sql", "spark"), "torch": ("torch",)}
+_PLACES = {"embedded": "process", "spark": "standalone", "torch": "process"}
 
 
 class JobEngine:
     """What both engines share: the job, its keys, its inputs' manifests and its outbox."""
 
     dialect = "duckdb"
+    rank, size = 0, 1
+    checkpoint: Any = None
 
     def __init__(
         self,
@@ -147,58 +150,6 @@ class JobEngine:
     def draft(self, name: str, directory: Path, manifest: Manifest) -> OutputDraft:
         """Return the description of an output that was written into the outbox."""
         return OutputDraft(name=name, directory=str(directory), manifest=manifest.statement.encode())
-
-
-class EmbeddedJobEngine(JobEngine):
-    """DuckDB in the driver's own process."""
-
-    def __init__(self, **parts: Any) -> None:  # noqa: ANN401
-        super().__init__(**parts)
-        from strongroom.workload.embedded import EmbeddedEngine
-
-        self._tables = {
-            name: open_table(
-                Path(self.spec.inputs[name].location),
-                self.ring.dataset(name),
-                manifest=self.manifests[name],
-                columns=self.columns[name],
-            )
-            for name in self.tables
-        }
-        self._duck = EmbeddedEngine(self._tables)
-
-    @property
-    def session(self) -> Any:  # noqa: ANN401
-        """Return the DuckDB engine; there is no Spark session here."""
-        return self._duck
-
-    def prepare(self, *, deadline: float) -> None:
-        """Do nothing: one process is ready as it is."""
-
-    def read(self, name: str) -> pa.Table:
-        """Return the input as an Arrow table."""
-        if name not in self._tables:
-            raise UsageError(f"input {name!r} has files", hint=f'open them with room.open("{name}")')
-        return self._tables[name].to_table()
-
-    def sql(self, text: str) -> pa.Table:
-        """Return the query's result as an Arrow table."""
-        result = self._duck.sql(text)
-        return result if isinstance(result, pa.Table) else result.read_all()
-
-    def write(self, frame: Any, name: str) -> OutputDraft:  # noqa: ANN401
-        """Encrypt an Arrow table, or a pandas or Polars frame, into the outbox."""
-        table = as_table(frame)
-        directory = self.outbox / f"{name}-{secrets.token_hex(4)}"
-        columns = tuple(table.column_names)
-        manifest = pack(table, directory, self.ring.output(name, columns), signer=self.signer)
-        return self.draft(name, directory, manifest)
-
-    def close(self) -> None:
-        """Stop whatever query runs, forget the tables and remove the scratch directory; safe to call twice."""
-        self._duck.close()
-        self._tables.clear()
-        super().close()
 
 
 class SparkJobEngine(JobEngine):
@@ -372,7 +323,7 @@ def verify_engine(name: str, *, kind: str) -> None:
         others = [engine for engine, kinds in _KINDS.items() if kind in kinds]
         raise RefusedError(
             f"the {name} engine runs {' and '.join(_KINDS[name])} jobs, not {kind}",
-            hint="use --cluster standalone" if others == ["spark"] else "use --cluster process",
+            hint=f"use --cluster {_PLACES[others[0]]}" if others else "",
         )
 
 
@@ -385,7 +336,7 @@ def open_engine(
     address: str = "127.0.0.1",
     on_wish: Callable[[int], None] = lambda _count: None,
     **parts: Any,  # noqa: ANN401
-) -> EmbeddedJobEngine | SparkJobEngine:
+) -> JobEngine:
     """Return the engine called ``name`` (``embedded`` or ``spark``) over the job's inputs.
 
     ``address`` is where this machine's executors, or other machines', find Spark's scheduler. ``on_wish`` hears how
@@ -397,6 +348,8 @@ def open_engine(
         return SparkJobEngine(
             members=members, on_event=on_event, timings=timings, address=address, on_wish=on_wish, **parts
         )
+    from strongroom.workload.embedded_job import EmbeddedJobEngine
+
     return EmbeddedJobEngine(**parts)
 
 

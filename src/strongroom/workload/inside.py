@@ -56,6 +56,10 @@ class Engine(Protocol):
         """Return the engine's own session object."""
         ...
 
+    rank: int
+    size: int
+    checkpoint: Any
+
 
 class Room:
     """A job's room: made by the driver, handed to the program as ``strongroom.workload.room``."""
@@ -93,9 +97,33 @@ class Room:
         return self._engine.open(name)
 
     def load(self, name: str) -> Any:  # noqa: ANN401
-        """Return the Spark ML model that is the input called ``name``."""
+        """Return the model that is the input called ``name``: a Spark ML model, or the weights of a PyTorch one."""
         self._verify_input(name)
         return self._engine.load(name)
+
+    @property
+    def rank(self) -> int:
+        """Return which of the job's workers this is, from 0; in jobs that are not of kind ``torch`` always 0."""
+        return self._engine.rank
+
+    @property
+    def size(self) -> int:
+        """Return on how many workers this program runs."""
+        return self._engine.size
+
+    def dataset(self, name: str, **how: Any) -> Any:  # noqa: ANN401
+        """Return the input called ``name`` as a data set of PyTorch's (spec/3-job.md §10); see workload.torch."""
+        self._verify_input(name)
+        if not hasattr(self._engine, "dataset"):
+            raise UsageError("data sets of PyTorch's are for jobs of kind torch or python", hint="use room.read")
+        return self._engine.dataset(name, **how)
+
+    @property
+    def checkpoint(self) -> Any:  # noqa: ANN401
+        """Return where a program of kind ``torch`` keeps and finds how far it is."""
+        if self._engine.checkpoint is None:
+            raise UsageError("only jobs of kind torch begin again after a loss, and have checkpoints")
+        return self._engine.checkpoint
 
     def scratch(self) -> Path:
         """Return a new, empty directory in memory, the only place to write files to; it is gone with the job."""
@@ -114,8 +142,9 @@ class Room:
     def save(self, files: object, name: str, *, card: Mapping[str, Any] | None = None) -> None:
         """Save a model's files as the output called ``name``: encrypted, once, and towards egress only.
 
-        ``files`` is a directory below :meth:`scratch`, a mapping from names to bytes or text, or a Spark ML model;
-        pickles are refused. ``card`` is what the model's card is to say besides its lineage: features, metrics.
+        ``files`` is a directory below :meth:`scratch`, a mapping from names to bytes or text, a Spark ML model, or a
+        PyTorch module or state dict; pickles are refused.
+        ``card`` is what the model's card is to say besides its lineage: features, metrics.
         """
         self._verify_output(name, files=True)
         draft = self._engine.save(files, name, dict(card or {}))

@@ -69,6 +69,14 @@ class KeyRing:
                 raise EnvelopeError("no output key was released to this process")
             return DatasetKeys.for_files(self._output, dataset=output_dataset(name), version=1)
 
+    def checkpoints(self, version: int) -> DatasetKeys:
+        """Return the keys of this job's checkpoint number ``version``, which every attested worker of it can have."""
+        with self._lock:
+            self._check()
+            if self._output is None:
+                raise EnvelopeError("no output key was released to this process")
+            return DatasetKeys.for_files(self._output, dataset=_CHECKPOINT, version=version)
+
     def find(self, key_id: str) -> DataKey:
         """Return the key called ``key_id``, as Parquet's key tools ask for it.
 
@@ -108,6 +116,9 @@ class KeyRing:
     def _check(self) -> None:
         if self._withdrawn:
             raise KeysWithdrawnError(self._withdrawn)
+
+
+_CHECKPOINT = "checkpoint"  # no output can be called so, for theirs have the prefix
 
 
 def output_dataset(name: str) -> str:

@@ -6,6 +6,7 @@ with a plain run. No job ever runs through here.
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -41,6 +42,9 @@ class RehearsalRoom:
         self._duck = EmbeddedEngine({name: ds.dataset(table) for name, table in self._tables.items()})
         self.spark = spark
         self.inputs = (*tables, *files)
+        # As torchrun sets them: the same program can be tried on several processes, or on one.
+        self.rank, self.size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+        self.checkpoint = RehearsalCheckpoint()
         self.written: dict[str, Output] = {}
         if spark is not None:
             import pyarrow.parquet as pq
@@ -65,8 +69,19 @@ class RehearsalRoom:
         """Return the files of an input."""
         return RehearsalFiles(self._files[name], self.scratch)
 
+    def dataset(self, name: str, **how: Any) -> Any:  # noqa: ANN401
+        """Return an input as a data set of PyTorch's."""
+        from strongroom.workload.torch.datasets import open_dataset
+
+        source = ds.dataset(self._tables[name]) if name in self._tables else self.open(name)
+        return open_dataset(source, rank=self.rank, size=self.size, **how)
+
     def load(self, name: str) -> Any:  # noqa: ANN401
-        """Return the Spark ML model in an input."""
+        """Return the Spark ML model, or the weights, in an input."""
+        if self.spark is None:
+            from strongroom.workload.torch.tensors import read_weights
+
+            return read_weights(self.open(name))
         from strongroom.workload.spark.models import load_model
 
         return load_model(self.spark, self.open(name).unpack())
@@ -82,7 +97,9 @@ class RehearsalRoom:
             from strongroom.workload.spark.models import is_model, save_model
 
             given = save_model(given, self.scratch() / "model") if is_model(given) else given
-        files = collect_files(given)
+        from strongroom.workload.torch.tensors import holds_weights, write_weights
+
+        files = collect_files(write_weights(given, self.scratch()) if holds_weights(given) else given)
         if reasons := refuse_files(files):
             raise RefusedError(f"output {name!r} may not be saved", reasons=reasons)
         kept = {}
@@ -95,6 +112,27 @@ class RehearsalRoom:
         """Forget everything."""
         self._duck.close()
         shutil.rmtree(self._home, ignore_errors=True)
+
+
+class RehearsalCheckpoint:
+    """Keeps a checkpoint for as long as the rehearsal lasts; what a job would refuse is refused."""
+
+    def __init__(self) -> None:
+        self._kept: tuple[str, Mapping[str, Any]] | None = None
+
+    def save(self, state: object, *, step: int) -> None:
+        """Keep ``state``."""
+        from strongroom.workload.torch.tensors import take_apart
+
+        del step
+        text, tensors = take_apart(state)
+        self._kept = text, {name: tensor.clone() for name, tensor in tensors.items()}
+
+    def load(self) -> Any:  # noqa: ANN401
+        """Return the state that was kept last, or None."""
+        from strongroom.workload.torch.tensors import put_together
+
+        return None if self._kept is None else put_together(*self._kept)
 
 
 class RehearsalFiles(dict[str, Any]):

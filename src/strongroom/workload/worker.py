@@ -37,6 +37,8 @@ from strongroom.workload.pulse import ALIVE, SILENCE_SECONDS, Pulse, seconds_now
 from strongroom.workload.scratch import discard_all, discard_scratch, make_scratch
 
 if TYPE_CHECKING:
+    from strongroom.policy.fusion import FusedPolicy
+    from strongroom.workload.part import Part
     from strongroom.workload.spark.cluster import ExecutorProcess
 
 _DRIVER_DEADLINE = 120.0
@@ -132,6 +134,7 @@ class Worker(Member):
         self._ring = KeyRing()
         self._executor: ExecutorProcess | None = None
         self._draining = False
+        self._part: Part | None = None
 
     def work(self) -> int:
         """Run until the driver says stop, the executor ends or a lease is lost; return the exit code."""
@@ -152,6 +155,8 @@ class Worker(Member):
         self._ring.hold(release.datasets, contents=release.contents, output=release.output)
         LeaseKeeper(session.renew, seconds=release.lease_seconds, asked=asked, on_lost=self._lose).start()
         self.channel.send({"type": "keys-released", "seconds": time.monotonic() - started})
+        if spec.kind == "torch":
+            return self._play(spec, release.policy)
         with KeyAgent(self._ring.find, directory=self.scratch) as agent:
             said = self.hear()
             if said.get("type") == "stop":
@@ -191,6 +196,32 @@ class Worker(Member):
         late.start()
         return True
 
+    def _play(self, spec: JobSpec, policy: FusedPolicy) -> int:
+        """Run the program together with the other workers until the driver says stop."""
+        from strongroom.workload.mesh.mesh import Proof
+        from strongroom.workload.part import Part
+
+        self._part = Part(
+            spec=spec,
+            job=self.digest,
+            ring=self._ring,
+            policy=policy,
+            directory=self._directory,
+            proof=Proof(keys=self.keys, tee=self.tee, verifier=self.verifier, job_digest=parse_text(self.digest)),
+            host=own_address(self._driver),
+            channel=self.channel,
+        )
+        code = _EXIT_LOST
+        try:
+            reasons = list(self._part.play(self.hear))
+            if not reasons:
+                code, reasons = 0, ["the driver said stop"]
+        except Exception as error:  # noqa: BLE001  a program may still run, so the process must end here
+            trouble = error if isinstance(error, StrongroomError) else describe_defect(error)
+            reasons = [trouble.message]
+        self._lose(reasons, code=code)
+        return code
+
     def _listen(self) -> None:
         """Obey the driver; its silence, or its end, is a reason to stop as well."""
         code = _EXIT_LOST
@@ -214,6 +245,8 @@ class Worker(Member):
         self._ring.wipe("the worker ends")
         if self._executor is not None:
             self._executor.kill()
+        if self._part is not None:
+            self._part.close()
         super().close()
 
 

@@ -105,7 +105,7 @@ class JobPods:
         driver = self.driver()
         owner = {**driver, "metadata": {**driver["metadata"], "uid": "(the driver pod's uid)"}}
         address = ("(the driver pod's address)", self.settings.driver_port)
-        workers = self.spec.workers if self.engine == "spark" else 0
+        workers = 0 if self.engine == "embedded" else self.spec.workers
         roles = [*(("worker", number) for number in range(1, workers + 1)), ("egress", workers + 1)]
         platform = [self.simulated_platform(seed, owner=owner)] if self.settings.flavour == "simulated" else []
         members = [self.member(role, number, driver=address, owner=owner) for role, number in roles]

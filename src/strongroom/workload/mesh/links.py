@@ -1,0 +1,217 @@
+"""Carry numbered messages of bare bytes in one direction of one attested channel (spec/3-job.md §10).
+
+A message is a head of 24 bytes (stream, number, size; u64 little endian each) and its bytes, sent from and received
+into buffers of the caller. Each direction between two workers has a channel of its own, so that encrypting what goes
+and decrypting what comes share no lock.
+"""
+
+from __future__ import annotations
+
+import struct
+import threading
+import time
+from collections import deque
+from queue import SimpleQueue
+
+from strongroom.attestation.channel import AttestedChannel
+from strongroom.errors import StrongroomError, TransportError, UsageError
+
+_HEAD = struct.Struct("<QQQ")
+_PLAIN_BYTES = 32 << 10  # below that, handing a message to another thread takes longer than sending it
+_MOST_KEPT_BYTES = 1 << 30
+_LONGEST_SILENCE = 24 * 3600.0  # a link's own; whoever waits for a message has a deadline
+
+Key = tuple[int, int]
+
+
+class PeerLostError(TransportError):
+    """A worker of the mesh is gone, or the mesh was closed."""
+
+
+class Sent:
+    """A message on its way: its buffer must not change before :meth:`wait` returns."""
+
+    __slots__ = ("_done", "_error")
+
+    def __init__(self) -> None:
+        self._done = threading.Event()
+        self._error: StrongroomError | None = None
+
+    def settle(self, error: StrongroomError | None = None) -> None:
+        """Note that it was sent, or why not."""
+        self._error = error
+        self._done.set()
+
+    def wait(self, deadline: float) -> None:
+        """Wait until the buffer may be used again; raise PeerLostError if it was not sent within ``deadline`` s."""
+        if not self._done.wait(deadline):
+            raise PeerLostError(f"a worker took nothing for {deadline:g} s")
+        if self._error is not None:
+            raise self._error
+
+
+class OutgoingLink:
+    """The direction from here to the worker of rank ``rank``; messages leave in the order they were posted."""
+
+    def __init__(self, channel: AttestedChannel, *, rank: int) -> None:
+        self.rank = rank
+        self._channel = channel
+        self._waiting: SimpleQueue[tuple[Key, memoryview, Sent] | None] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._queued = 0
+        self._lost: PeerLostError | None = None
+        threading.Thread(target=self._run, name=f"mesh-to-{rank}", daemon=True).start()
+
+    def post(self, key: Key, data: memoryview, *, at_once: bool = False) -> Sent:
+        """Send ``data``, now if it is small and ``at_once``, otherwise as soon as what was posted before is gone."""
+        sent = Sent()
+        with self._lock:
+            direct = at_once and self._queued == 0 and len(data) <= _PLAIN_BYTES
+            if direct:
+                self._send(key, data, sent)
+            else:
+                self._queued += 1
+                self._waiting.put((key, data, sent))
+        return sent
+
+    @property
+    def broken(self) -> bool:
+        """Return whether the other worker was lost."""
+        return isinstance(self._lost, PeerLostError)
+
+    def close(self) -> None:
+        """End the direction; safe to call twice."""
+        self._channel.close()
+        self._waiting.put(None)
+
+    def _run(self) -> None:
+        while (waiting := self._waiting.get()) is not None:
+            self._send(*waiting)
+            with self._lock:
+                self._queued -= 1
+
+    def _send(self, key: Key, data: memoryview, sent: Sent) -> None:
+        try:
+            if self._lost is not None:
+                raise self._lost
+            self._channel.send_bytes(memoryview(_HEAD.pack(*key, len(data))), deadline=_LONGEST_SILENCE)
+            self._channel.send_bytes(data, deadline=_LONGEST_SILENCE)
+        except StrongroomError as error:
+            self._lost = self._lost or lost(self.rank, error)
+            sent.settle(self._lost)
+        else:
+            sent.settle()
+
+
+class IncomingLink:
+    """The direction from the worker of rank ``rank`` to here; several threads may wait for messages of it at once.
+
+    Whoever waits reads. What it reads for somebody else, or too early, is kept until it is asked for.
+    """
+
+    def __init__(self, channel: AttestedChannel, *, rank: int) -> None:
+        self.rank = rank
+        self._channel = channel
+        self._changed = threading.Condition()
+        self._reading = False
+        self._kept: dict[Key, deque[bytearray]] = {}
+        self._kept_bytes = 0
+        self._lost: StrongroomError | None = None
+
+    def receive(self, key: Key, into: memoryview, *, deadline: float) -> None:
+        """Fill ``into`` with the next message called ``key``; raise PeerLostError if none comes within ``deadline``."""
+        until = time.monotonic() + deadline
+        while True:
+            with self._changed:
+                if self._take(key, into):
+                    return
+                if self._lost is not None:
+                    raise self._lost
+                if self._reading:
+                    self._wait(key, until)
+                    continue
+                self._reading = True
+            try:
+                if self._read_one(key, into, until):
+                    return
+            except StrongroomError as error:
+                with self._changed:
+                    self._lost = self._lost or (error if isinstance(error, UsageError) else lost(self.rank, error))
+            finally:
+                with self._changed:
+                    self._reading = False
+                    self._changed.notify_all()
+
+    @property
+    def broken(self) -> bool:
+        """Return whether the other worker was lost."""
+        return isinstance(self._lost, PeerLostError)
+
+    def close(self) -> None:
+        """End the direction; safe to call twice."""
+        self._channel.close()
+
+    def _wait(self, key: Key, until: float) -> None:
+        left = until - time.monotonic()
+        if left <= 0 or not self._changed.wait(left):
+            raise PeerLostError(
+                f"worker {self.rank} did not send what was expected of it in time",
+                hint=_out_of_step(key, self._kept),
+            )
+
+    def _take(self, key: Key, into: memoryview) -> bool:
+        kept = self._kept.get(key)
+        if not kept:
+            return False
+        data = kept.popleft()
+        if not kept:
+            del self._kept[key]
+        self._kept_bytes -= len(data)
+        _expect_size(self.rank, len(data), len(into))
+        into[:] = data
+        return True
+
+    def _read_one(self, key: Key, into: memoryview, until: float) -> bool:
+        """Read one message; return whether it was the one called ``key``."""
+        head = bytearray(_HEAD.size)
+        self._channel.receive_into(memoryview(head), deadline=max(0.0, until - time.monotonic()))
+        stream, number, size = _HEAD.unpack(head)
+        rest = max(1.0, until - time.monotonic())
+        if (stream, number) == key:
+            _expect_size(self.rank, size, len(into))
+            self._channel.receive_into(into, deadline=rest)
+            return True
+        if self._kept_bytes + size > _MOST_KEPT_BYTES:
+            raise UsageError(
+                f"worker {self.rank} sent {_MOST_KEPT_BYTES >> 30} GiB that nobody here asked for",
+                hint="all workers must call the same collectives in the same order",
+            )
+        data = bytearray(size)
+        self._channel.receive_into(memoryview(data), deadline=rest)
+        with self._changed:
+            self._kept.setdefault((stream, number), deque()).append(data)
+            self._kept_bytes += size
+        return False
+
+
+def lost(rank: int, error: StrongroomError) -> PeerLostError:
+    """Return the error that says that the worker of ``rank`` is gone, because of ``error``."""
+    if isinstance(error, PeerLostError):
+        return error
+    made = PeerLostError(f"worker {rank} is gone: {error.message}", hint="the driver has it replaced, and begins again")
+    made.__cause__ = error
+    return made
+
+
+def _expect_size(rank: int, got: int, expected: int) -> None:
+    if got != expected:
+        raise UsageError(
+            f"worker {rank} sent {got} bytes where {expected} were expected",
+            hint="all workers must call the same collectives, in the same order, with tensors of the same size",
+        )
+
+
+def _out_of_step(key: Key, kept: dict[Key, deque[bytearray]]) -> str:
+    if not kept:
+        return "is it still at work, or does it call fewer collectives than the others?"
+    return f"it sent {len(kept)} other messages: all workers must call the same collectives (waiting for {key[1]:#x})"

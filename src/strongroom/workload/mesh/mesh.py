@@ -1,0 +1,220 @@
+"""Connect one worker with every other worker of its round, and with nobody else (spec/3-job.md §10).
+
+A peer must prove by evidence, on this very connection, that it is a worker of this job, and hold the keys that the
+driver's roster names for its rank: the keys of a worker that the driver admitted. No secret passes through the driver.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from strongroom.attestation.appraisal import Verifier
+from strongroom.attestation.channel import AttestedChannel, Listener, connect
+from strongroom.attestation.roles import Role
+from strongroom.attestation.tee import Tee
+from strongroom.attestation.workload_keys import WorkloadKeys
+from strongroom.digests import same
+from strongroom.errors import EvidenceError, StrongroomError
+from strongroom.workload.handover import expect
+from strongroom.workload.mesh.links import IncomingLink, Key, OutgoingLink, PeerLostError, Sent
+from strongroom.workload.mesh.roster import MOST_WORKERS, Roster
+
+T = TypeVar("T")
+
+MEETING_SECONDS = 60.0
+_HELLO_SECONDS = 10.0
+
+
+class ImpostorError(EvidenceError):
+    """A worker of this job stands where the driver said that another one is."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proof:
+    """What a worker proves itself by, and judges others by."""
+
+    keys: WorkloadKeys
+    tee: Tee
+    verifier: Verifier
+    job_digest: bytes
+
+
+class MeshDoor:
+    """Where other workers come in, for as long as this worker lives; who comes early waits for its round."""
+
+    def __init__(self, host: str, *, proof: Proof) -> None:
+        self._proof = proof
+        self._listener = Listener(
+            (host, 0),
+            keys=proof.keys,
+            role=Role.WORKER,
+            tee=proof.tee,
+            verifier=proof.verifier,
+            job_digest=proof.job_digest,
+            admits=(Role.WORKER,),
+            max_pending=2 * MOST_WORKERS,
+        )
+        self.address = self._listener.address
+        self._arrived: dict[tuple[int, int, bytes], AttestedChannel] = {}
+        self._changed = threading.Condition()
+        self._round = 0
+        self._closed = False
+        threading.Thread(target=self._accept, name="mesh-door", daemon=True).start()
+
+    def open(self, roster: Roster, *, deadline: float = MEETING_SECONDS) -> Mesh:
+        """Return the mesh of ``roster`` when every worker in it is connected; raise PeerLostError if one is not."""
+        self._forget_before(roster.round)
+        outgoing: dict[int, OutgoingLink] = {}
+        incoming: dict[int, IncomingLink] = {}
+        until = time.monotonic() + deadline
+        try:
+            for rank in _others(roster):
+                outgoing[rank] = OutgoingLink(self._call(roster, rank, deadline), rank=rank)
+            for rank in _others(roster):
+                incoming[rank] = IncomingLink(self._await(roster, rank, until, deadline), rank=rank)
+        except BaseException:
+            Mesh(rank=roster.rank, size=roster.size, outgoing=outgoing, incoming=incoming).close()
+            raise
+        return Mesh(rank=roster.rank, size=roster.size, outgoing=outgoing, incoming=incoming)
+
+    def close(self) -> None:
+        """Let nobody in any more; safe to call twice."""
+        self._closed = True
+        self._listener.close()
+        self._forget_before(1 << 62)
+
+    def _call(self, roster: Roster, rank: int, deadline: float) -> AttestedChannel:
+        """Return a channel to the worker of ``rank``, after it has proved to be that worker."""
+        place = roster.places[rank]
+        try:
+            channel = connect(
+                (place.host, place.port),
+                keys=self._proof.keys,
+                role=Role.WORKER,
+                expected_role=Role.WORKER,
+                tee=self._proof.tee,
+                verifier=self._proof.verifier,
+                job_digest=self._proof.job_digest,
+                deadline=deadline,
+            )
+        except EvidenceError:
+            raise
+        except StrongroomError as error:
+            raise PeerLostError(f"worker {rank} cannot be reached: {error.message}", hint=error.hint) from error
+        if not same(channel.peer_keys.digest, bytes.fromhex(place.keys)):
+            channel.close()
+            raise ImpostorError(
+                f"at the address of worker {rank} stands a worker that the driver did not admit", step="roster"
+            )
+        channel.send({"type": "mesh", "round": roster.round, "rank": roster.rank})
+        return channel
+
+    def _await(self, roster: Roster, rank: int, until: float, deadline: float) -> AttestedChannel:
+        """Return the channel on which the worker of ``rank`` came; others may claim the rank, but not its keys."""
+        key = (roster.round, rank, bytes.fromhex(roster.places[rank].keys))
+        left = max(0.0, until - time.monotonic())
+        with self._changed:
+            if not self._changed.wait_for(lambda: key in self._arrived or self._closed, left):
+                raise PeerLostError(f"worker {rank} did not come within {deadline:g} s")
+            if self._closed:
+                raise PeerLostError("the mesh was closed")
+            return self._arrived.pop(key)
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                channel = self._listener.accept()
+            except StrongroomError:
+                if self._listener.closed:
+                    return
+                continue  # a stranger, which was refused
+            threading.Thread(target=self._receive, args=(channel,), name="mesh-hello", daemon=True).start()
+
+    def _receive(self, channel: AttestedChannel) -> None:
+        """Let a verified peer wait under the round and rank that it names, and its own keys."""
+        try:
+            hello = expect(channel.receive(deadline=_HELLO_SECONDS), "round", "rank", type_="mesh")
+            key = (int(hello["round"]), int(hello["rank"]), channel.peer_keys.digest)
+        except (StrongroomError, TypeError, ValueError):
+            channel.close()
+            return
+        with self._changed:
+            welcome = not self._closed and key[0] >= self._round and len(self._arrived) < 2 * MOST_WORKERS
+            before = self._arrived.pop(key, None)
+            if welcome:
+                self._arrived[key] = channel
+            self._changed.notify_all()
+        for left in (before, None if welcome else channel):
+            if left is not None:
+                left.close()
+
+    def _forget_before(self, number: int) -> None:
+        with self._changed:
+            self._round = max(self._round, number)
+            stale = [key for key in self._arrived if key[0] < self._round]
+            channels = [self._arrived.pop(key) for key in stale]
+            self._changed.notify_all()
+        for channel in channels:
+            channel.close()
+
+
+class Mesh:
+    """One round's links, from this worker to every other and back."""
+
+    def __init__(
+        self, *, rank: int, size: int, outgoing: dict[int, OutgoingLink], incoming: dict[int, IncomingLink]
+    ) -> None:
+        self.rank = rank
+        self.size = size
+        self._outgoing = outgoing
+        self._incoming = incoming
+        self._closed = False
+        self.trouble: StrongroomError | None = None
+
+    @classmethod
+    def alone(cls) -> Mesh:
+        """Return the mesh of one worker, which has no link."""
+        return cls(rank=0, size=1, outgoing={}, incoming={})
+
+    @property
+    def broken(self) -> bool:
+        """Return whether a worker was lost, or the mesh was closed."""
+        gone = [link.broken for link in self._outgoing.values()] + [link.broken for link in self._incoming.values()]
+        return self._closed or any(gone)
+
+    def post(self, to: int, key: Key, data: memoryview, *, at_once: bool = False) -> Sent:
+        """Send ``data`` to the worker of rank ``to``; the buffer is in use until the answer's ``wait`` returns."""
+        return self._outgoing[to].post(key, data, at_once=at_once)
+
+    def receive(self, source: int, key: Key, into: memoryview, *, deadline: float) -> None:
+        """Fill ``into`` with the message called ``key`` from the worker of rank ``source``."""
+        self._incoming[source].receive(key, into, deadline=deadline)
+
+    def noting(self, call: Callable[[], T]) -> Callable[[], T]:
+        """Return ``call``, of which the first error of ours is kept as :attr:`trouble`: libraries hide its kind."""
+
+        def noted() -> T:
+            try:
+                return call()
+            except StrongroomError as error:
+                self.trouble = self.trouble or error
+                raise
+
+        return noted
+
+    def close(self) -> None:
+        """End every link: whoever waits on one, here or at a peer, gets PeerLostError; safe to call twice."""
+        self._closed = True
+        for outgoing in self._outgoing.values():
+            outgoing.close()
+        for incoming in self._incoming.values():
+            incoming.close()
+
+
+def _others(roster: Roster) -> list[int]:
+    """Return the ranks of the others, beginning after one's own, so that not all call the same worker first."""
+    return [(roster.rank + step) % roster.size for step in range(1, roster.size)]
