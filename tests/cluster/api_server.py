@@ -20,6 +20,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from cluster_node import Node
+from cluster_rules import find_problems
 from cluster_store import KINDS, RefusedError, Store
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -27,8 +28,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 NAMESPACE = "jobs"
 TOKEN = "a-token-of-the-submitter"
+KEEPER_TOKEN = "a-token-of-the-keeper"
+KEEPER = f"system:serviceaccount:{NAMESPACE}:strongroom-keeper"
 _WEBSOCKET = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
-_VERBS = {"GET": "get", "POST": "create", "DELETE": "delete"}
+_VERBS = {"GET": "get", "POST": "create", "DELETE": "delete", "PATCH": "patch"}
 
 
 SUBMITTER_RULES: dict[str, set[str]] = {
@@ -57,7 +60,11 @@ class FakeCluster:
         self.store = Store()
         self.node = self.node_kind(self.store, directory=directory, claims=claims, images=images, package=package)
         self.runtime_classes: set[str] = set()
+        self.service_accounts = {"default", "strongroom-job", "strongroom-keeper"}
+        self.namespace, self.claim, self.settings = NAMESPACE, next(iter(claims)), {"image": next(iter(images))}
         self.rules = {resource: set(verbs) for resource, verbs in SUBMITTER_RULES.items()}
+        keeper_rules = {resource: set(verbs) for resource, verbs in KEEPER_RULES.items()}
+        self.people = {TOKEN: ("me", self.rules), KEEPER_TOKEN: (KEEPER, keeper_rules)}
         self.namespaces = {NAMESPACE}
         self.requests: list[tuple[str, str]] = []
         self.bodies: list[dict] = []
@@ -69,6 +76,11 @@ class FakeCluster:
         self.tls.load_cert_chain(chain)
         self.ended = threading.Event()
         threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        self.node.accounts = {"strongroom-keeper": {"token": KEEPER_TOKEN, "ca.crt": authority.decode()}}
+        self.node.environment = {
+            "KUBERNETES_SERVICE_HOST": "127.0.0.1",
+            "KUBERNETES_SERVICE_PORT": str(self.server.server_port),
+        }
         self.kubeconfig = directory / "kubeconfig"
         self.kubeconfig.write_text(
             json.dumps(
@@ -99,17 +111,37 @@ class FakeCluster:
         self.server.shutdown()
         self.server.server_close()
 
+    def kill(self, name: str) -> None:
+        """Take a pod away at once, as a node that dies does."""
+        self.store.delete("pods", NAMESPACE, name, grace=0)
+
+    def drain(self, name: str) -> None:
+        """Ask a pod to leave, as draining its node does."""
+        self.store.delete("pods", NAMESPACE, name)
+
     def names(self, plural: str) -> list[str]:
         return [name for kind, _, name in sorted(self.store.objects) if kind == plural]
 
     def _admit(self, plural: str, manifest: dict) -> None:
         name = manifest.get("metadata", {}).get("name", "")
+        kind = KINDS[plural]
+        if problems := find_problems(manifest):
+            path, value, why = problems[0]
+            message = f'{kind} "{name}" is invalid: {path}: Invalid value: {json.dumps(value)}: {why}'
+            raise RefusedError(422, "Invalid", message, name=name, kind=kind)
         if plural != "pods":
             return
         spec = manifest.get("spec") or {}
         if not spec.get("containers"):
             message = f'Pod "{name}" is invalid: spec.containers: Required value'
             raise RefusedError(422, "Invalid", message, name=name, kind="Pod")
+        account = spec.get("serviceAccountName", "default")
+        if account not in self.service_accounts:
+            message = (
+                f'pods "{name}" is forbidden: error looking up service account {NAMESPACE}/{account}: '
+                f'serviceaccount "{account}" not found'
+            )
+            raise RefusedError(403, "Forbidden", message, name=name, kind="pods")
         chosen = spec.get("runtimeClassName")
         if chosen and chosen not in self.runtime_classes:
             message = f'pods "{name}" is forbidden: pod rejected: RuntimeClass "{chosen}" not found'
@@ -150,6 +182,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_DELETE(self):
         self._serve()
 
+    def do_PATCH(self):
+        self._serve()
+
     def _serve(self):
         length = int(self.headers.get("Content-Length") or 0)
         body = json.loads(self.rfile.read(length)) if length else {}
@@ -160,10 +195,11 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command == "POST":
             cluster.bodies.append(body)
         try:
-            if self.headers.get("Authorization") != f"Bearer {TOKEN}":
+            person = cluster.people.get(str(self.headers.get("Authorization")).removeprefix("Bearer "))
+            if person is None:
                 raise RefusedError(401, "Unauthorized", "Unauthorized")  # noqa: TRY301
             namespace, plural, name, sub = self._route(url.path)
-            self._authorize(namespace, plural, sub, query, name)
+            self._authorize(person, namespace, plural, sub, query, name)
             self._answer(namespace, plural, name, sub, query, body)
         except RefusedError as refused:
             self._json(refused.code, refused.status)
@@ -176,16 +212,17 @@ class _Handler(BaseHTTPRequestHandler):
             raise RefusedError(404, "NotFound", "the server could not find the requested resource")
         return rest[1], rest[2], rest[3] if len(rest) > 3 else "", rest[4] if len(rest) > 4 else ""
 
-    def _authorize(self, namespace: str, plural: str, sub: str, query: dict, name: str) -> None:
+    def _authorize(self, person, namespace: str, plural: str, sub: str, query: dict, name: str) -> None:  # noqa: PLR0917
+        who, rules = person
         verb = _VERBS[self.command]
         if verb == "get" and not name:
             verb = "watch" if query.get("watch") in {"1", "true"} else "list"
         resource = f"{plural}/{sub}" if sub else plural
-        if verb not in self.server.cluster.rules.get(resource, set()):
+        if verb not in rules.get(resource, set()):
             group = "networking.k8s.io" if plural == "networkpolicies" else ""
             quoted = f' "{name}"' if name else ""
             message = (
-                f'{plural}{quoted} is forbidden: User "me" cannot {verb} resource "{resource}" '
+                f'{plural}{quoted} is forbidden: User "{who}" cannot {verb} resource "{resource}" '
                 f'in API group "{group}" in the namespace "{namespace}"'
             )
             raise RefusedError(403, "Forbidden", message, kind=plural)
@@ -203,8 +240,17 @@ class _Handler(BaseHTTPRequestHandler):
             self._forward(store.get(plural, namespace, name), int(query["ports"]))
         elif self.command == "POST":
             self._json(201, store.create(plural, namespace, body))
+        elif self.command == "PATCH":
+            kind = self.headers.get("Content-Type", "")
+            if kind != "application/merge-patch+json":
+                message = "the body of the request was in an unknown format - accepted media types include: "
+                raise RefusedError(415, "UnsupportedMediaType", f"{message}application/merge-patch+json")
+            self._json(200, store.patch(plural, namespace, name, body))
         elif self.command == "DELETE":
-            self._json(200, store.delete(plural, namespace, name, grace=body.get("gracePeriodSeconds", 5)))
+            found = store.delete(plural, namespace, name, grace=body.get("gracePeriodSeconds"))
+            details = {"name": name, "kind": plural, "uid": found["metadata"]["uid"]}
+            done = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details}
+            self._json(200, found if plural == "pods" else done)
         elif name:
             self._json(200, store.get(plural, namespace, name))
         elif query.get("watch") in {"1", "true"}:
@@ -251,7 +297,8 @@ class _Handler(BaseHTTPRequestHandler):
         cluster = self.server.cluster
         with path.open("rb") as log:
             while True:
-                over = uid not in cluster.node.processes or cluster.node.processes[uid].poll() is not None
+                process = cluster.node.processes.get(uid)
+                over = process is None or process.poll() is not None
                 data = log.read()
                 if lines is not None:
                     data = b"".join(data.splitlines(keepends=True)[-lines:])

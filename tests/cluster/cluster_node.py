@@ -37,6 +37,10 @@ class Node:
         self.unschedulable: Callable[[dict], str] = lambda _pod: ""
         self.sandbox: Callable[[dict], str] = lambda _pod: ""
         self.delay: Callable[[dict], float] = lambda _pod: 0.0
+        self.stillborn: Callable[[dict], bool] = lambda _pod: False
+        self.restarts: dict[str, int] = {}
+        self.accounts: dict[str, dict[str, str]] = {}
+        self.environment: dict[str, str] = {}
         self.processes: dict[str, subprocess.Popen] = {}
         self.started: dict[str, list[str]] = {}
         self.closing = threading.Event()
@@ -143,30 +147,52 @@ class Node:
             "PATH": os.environ["PATH"],
             "PYTHONPATH": str(self.package.parent),
             "PYTHONDONTWRITEBYTECODE": "1",
+            **self.environment,  # a kubelet gives it to every container
         }
-        with self.log(uid).open("ab") as log:
-            process = subprocess.Popen(
-                command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, process_group=0
-            )
-        self.processes[uid] = process
-        self.started[key[2]] = command
-        self._change(key, self._running)
-        terminated = False
-        while process.poll() is None:
-            if self._deleted(key) and not terminated:
-                terminated = True
-                process.terminate()
-            time.sleep(0.03)
-        end_group(process)
-        if self._deleted(key):
-            self.store.remove(*key)
-            return
-        code = process.returncode if process.returncode >= 0 else 128 - process.returncode
+        again = pod["spec"].get("restartPolicy") == "OnFailure"
+        while True:
+            code = self._run_once(command, environment, pod, key)
+            if self._deleted(key):
+                self.store.remove(*key)
+                return
+            if code == 0 or not again or self.closing.is_set():
+                break
+            self.restarts[key[2]] = self.restarts.get(key[2], 0) + 1
+            self._change(key, lambda found: self._state(found, {"waiting": {"reason": "CrashLoopBackOff"}}))
+            self.closing.wait(0.5)
         self._change(key, lambda found: self._finished(found, code, self._reasons.get(uid, "Error")))
         while not self.closing.wait(0.05):
             if self._deleted(key):
                 self.store.remove(*key)
                 return
+
+    def _run_once(self, command: list[str], environment: dict[str, str], pod: dict, key: tuple[str, str, str]) -> int:
+        """Run a pod's container to its end; a log holds what its last start said, as a kubelet shows it."""
+        uid = pod["metadata"]["uid"]
+        with self.log(uid).open("wb") as log:
+            process = subprocess.Popen(
+                command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, process_group=0
+            )
+        self.processes[uid] = process
+        self.started[key[2]] = command
+        if self.stillborn(pod):
+            end_group(process)
+        self._change(key, self._running)
+        killed_at = 0.0
+        while process.poll() is None:
+            if self._deleted(key) and not killed_at:
+                killed_at = time.monotonic() + self._grace(key)
+                process.terminate()
+            if killed_at and time.monotonic() > killed_at:
+                end_group(process)
+            time.sleep(0.03)
+        end_group(process)
+        return process.returncode if process.returncode >= 0 else 128 - process.returncode
+
+    def _grace(self, key: tuple[str, str, str]) -> float:
+        with self.store.changed:
+            found = self.store.objects.get(key)
+            return float(found["metadata"].get("deletionGracePeriodSeconds", 0)) if found else 0.0
 
     def _command(self, pod: dict, namespace: str) -> list[str]:
         """Return the pod's command with this interpreter, and config maps where this node put them."""
@@ -177,6 +203,8 @@ class Node:
             volume, path = volumes[mount["name"]], mount["mountPath"]
             if "configMap" in volume:
                 moved[path] = str(self._lay_map(namespace, volume["configMap"]["name"]))
+            elif "projected" in volume:
+                moved[path] = str(self._lay_account(pod, volume["projected"]["sources"]))
             elif "persistentVolumeClaim" in volume:
                 assert str(self.claims[volume["persistentVolumeClaim"]["claimName"]]) == path
         command = [*container.get("command", ()), *container.get("args", ())]
@@ -194,6 +222,19 @@ class Node:
             (folder / key).write_text(text)
         for key, text in found.get("binaryData", {}).items():
             (folder / key).write_bytes(base64.b64decode(text))
+        return folder
+
+    def _lay_account(self, pod: dict, sources: list[dict]) -> Path:
+        """Lay out a token of the pod's account, and the certificate of those who vouch for the API server."""
+        account = self.accounts[pod["spec"]["serviceAccountName"]]
+        folder = self.directory / "accounts" / pod["metadata"]["uid"]
+        folder.mkdir(parents=True, exist_ok=True)
+        for source in sources:
+            if "serviceAccountToken" in source:
+                (folder / source["serviceAccountToken"]["path"]).write_text(account["token"])
+            else:
+                assert source["configMap"]["name"] == "kube-root-ca.crt"
+                (folder / "ca.crt").write_text(account["ca.crt"])
         return folder
 
     def _change(self, key: tuple[str, str, str], change: Callable[[dict], None]) -> bool:

@@ -72,7 +72,12 @@ class Store:
                 made["status"] = {"phase": "Pending", "qosClass": "Burstable"}
             self.objects[plural, namespace, name] = made
             self._happened("ADDED", plural, made)
-            return copy.deepcopy(made)
+            owners = [reference["uid"] for reference in made["metadata"].get("ownerReferences", ())]
+            known = {one["metadata"]["uid"] for one in self.objects.values()}
+            answer = copy.deepcopy(made)
+        if owners and not known.intersection(owners):  # collected at once: nobody owns it any more
+            self.delete(plural, namespace, name)
+        return answer
 
     def update(self, plural: str, namespace: str, name: str, change: Callable[[dict], None]) -> bool:
         with self.changed:
@@ -82,6 +87,21 @@ class Store:
             change(found)
             self._happened("MODIFIED", plural, found)
             return True
+
+    def patch(self, plural: str, namespace: str, name: str, change: dict) -> dict:
+        """Change an object as a JSON merge patch says (RFC 7386)."""
+        with self.changed:
+            changed = self.get(plural, namespace, name)
+            if changed.get("immutable"):
+                message = (
+                    f'{KINDS[plural]} "{name}" is invalid: data: Forbidden: field is immutable when `immutable` is set'
+                )
+                raise RefusedError(422, "Invalid", message, name=name, kind=KINDS[plural])
+            merge(changed, change)
+            for rule in self.admission:
+                rule(plural, changed)
+            self.update(plural, namespace, name, lambda found: merge(found, change))
+            return self.get(plural, namespace, name)
 
     def get(self, plural: str, namespace: str, name: str) -> dict:
         with self.changed:
@@ -106,16 +126,19 @@ class Store:
         for plural_, namespace_, name_ in owned:
             self.delete(plural_, namespace_, name_)
 
-    def delete(self, plural: str, namespace: str, name: str, *, grace: int = 5) -> dict:
+    def delete(self, plural: str, namespace: str, name: str, *, grace: int | None = None) -> dict:
         """Delete as asked for: a pod is marked, and its node removes it when its processes have ended."""
         with self.changed:
             found = self.get(plural, namespace, name)
+            if grace is None:
+                grace = found.get("spec", {}).get("terminationGracePeriodSeconds", 30)
             bound = found.get("spec", {}).get("nodeName")
             if plural == "pods" and bound and grace > 0:
 
                 def mark(pod: dict) -> None:
                     pod["metadata"].setdefault("deletionTimestamp", now())
-                    pod["metadata"]["deletionGracePeriodSeconds"] = grace
+                    earlier = pod["metadata"].get("deletionGracePeriodSeconds", grace)
+                    pod["metadata"]["deletionGracePeriodSeconds"] = min(grace, earlier)
 
                 self.update(plural, namespace, name, mark)
                 return self.get(plural, namespace, name)
@@ -173,6 +196,16 @@ class Store:
         seen = copy.deepcopy(found)
         self.history.append((self.version, plural, what, found["metadata"]["namespace"], seen))
         self.changed.notify_all()
+
+
+def merge(target: dict, change: dict) -> None:
+    for name, value in change.items():
+        if value is None:
+            target.pop(name, None)
+        elif isinstance(value, dict):
+            merge(target.setdefault(name, {}), value)
+        else:
+            target[name] = value
 
 
 def selected(one: dict, labels: str, fields: str) -> bool:

@@ -1,33 +1,25 @@
-"""A small world with a cluster beside it, in which tests place jobs."""
+"""A small world with a cluster beside it, in which tests place jobs: the double, or a real one."""
 
+import json
+import shutil
 import socket
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 
-from api_server import NAMESPACE, FakeCluster
-
+from strongroom.cli.journey import run
+from strongroom.envelope.custody import create_custody
+from strongroom.envelope.staging import replace_file
 from strongroom.jobs.launch.kubernetes import KubernetesHost
 from strongroom.jobs.launch.kubernetes.access import find_access
 from strongroom.jobs.launch.kubernetes.api import Cluster
+from strongroom.jobs.launch.kubernetes.carrying import carry
 from strongroom.jobs.launch.kubernetes.settings import parse_settings
+from strongroom.parties import home as homes
+from strongroom.parties.brokers import SimulatedVendor, TrustedBroker
+from strongroom.parties.home import Home, PartyKeys
 
 IMAGE = "strongroom:test"
-
-
-def settings_text(world, *, storage: str = "", **changes: object) -> str:
-    port, storage = free_port(), storage or str(world.directory)
-    keys = {
-        "namespace": NAMESPACE,
-        "image": IMAGE,
-        "flavour": "simulated",
-        "directory": f"{storage}/jobs",
-        "driver_port": port,
-        "start_seconds": 60,
-        **changes,
-    }
-    lines = ["[kubernetes]"]
-    lines += [f"{name} = {value}" if isinstance(value, int) else f'{name} = "{value}"' for name, value in keys.items()]
-    lines += ["[[kubernetes.volumes]]", f'mount = "{storage}"', 'claim = "storage"', "read_only = false"]
-    return "\n".join(lines) + "\n"
 
 
 def free_port() -> int:
@@ -40,13 +32,37 @@ class Lab:
     """A small world and a cluster beside it."""
 
     world: object
-    cluster: FakeCluster
+    cluster: object
 
-    def host(self, **changes: object) -> KubernetesHost:
+    def settings(self, *, storage: str = "", **changes: object) -> str:
+        storage = storage or str(self.world.directory)
+        keys = {
+            "namespace": self.cluster.namespace,
+            "flavour": "simulated",
+            "directory": f"{storage}/jobs",
+            "driver_port": free_port(),
+            "start_seconds": 60,
+            **self.cluster.settings,
+            **changes,
+        }
+        lines = ["[kubernetes]"]
+        lines += [
+            f"{name} = {value}" if isinstance(value, int) else f'{name} = "{value}"' for name, value in keys.items()
+        ]
+        lines += [
+            "[[kubernetes.volumes]]",
+            f'mount = "{storage}"',
+            f'claim = "{self.cluster.claim}"',
+            "read_only = false",
+        ]
+        return "\n".join(lines) + "\n"
+
+    def host(self, *, detached: bool = False, **changes: object) -> KubernetesHost:
         access = find_access(environ={"KUBECONFIG": str(self.cluster.kubeconfig)})
-        settings = parse_settings(settings_text(self.world, **changes))
+        settings = parse_settings(self.settings(**changes))
         seed = (self.world.platform.directory / "seed").read_bytes()
-        return KubernetesHost(Cluster(access, namespace=settings.namespace), settings=settings, seed=seed)
+        cluster = Cluster(access, namespace=settings.namespace)
+        return KubernetesHost(cluster, settings=settings, seed=seed, detached=detached)
 
     def run(self, *, job=None, engine: str = "embedded", on_event=lambda _name, _facts: None, **changes: object):
         return self.world.analyst.run(
@@ -57,3 +73,76 @@ class Lab:
             directory=self.world.job_directory(),
             on_event=on_event,
         )
+
+    def leave(self, *, job=None, engine: str = "embedded", on_event=lambda _name, _facts: None, **changes: object):
+        return self.world.analyst.leave(
+            job or self.world.write_job(),
+            broker=self.world.analyst_door(),
+            host=self.host(detached=True, **changes),
+            engine=engine,
+            on_event=on_event,
+        )
+
+    def fetch(self, report, output: str = "baskets", **changes: object) -> list[dict[str, object]]:
+        """Fetch a result as an analyst does whose machine does not see the cluster's storage."""
+        host = self.host(**changes)
+        with tempfile.TemporaryDirectory() as folder:
+
+            def bring(left_at: str) -> Path:
+                target = Path(folder) / "output"
+                carry(host.cluster, settings=host.settings, job="test", directory=left_at, target=target)
+                return target
+
+            found = self.world.analyst.fetch_any(
+                broker=self.world.analyst_door(), digest=report.digest, output=output, locate=bring
+            )
+            return found.to_pylist()
+
+    def names(self, plural: str) -> list[str]:
+        return self.cluster.names(plural)
+
+
+@dataclass
+class Desk:
+    """A person's desk: a home with the analyst's keys, a kubeconfig, and the cluster's settings in a file."""
+
+    lab: Lab
+    place: Path
+    file: Path
+
+    @classmethod
+    def open(cls, lab: Lab, place: Path, monkeypatch) -> "Desk":
+        monkeypatch.setenv("KUBECONFIG", str(lab.cluster.kubeconfig))
+        file = place / "cluster.toml"
+        file.write_text(lab.settings())
+        (place / "password").write_text("a long enough password\n")
+        desk = cls(lab, place, file)
+        desk._write_home()
+        return desk
+
+    @property
+    def party(self) -> list[str]:
+        return ["--home", str(self.place / "home"), "--password-file", str(self.place / "password")]
+
+    def answer(self, capsys, *words: object, code: int = 0) -> dict:
+        capsys.readouterr()
+        returned = run([*map(str, words), "--settings", str(self.file), "--json"])
+        said = capsys.readouterr()
+        assert returned == code, said.err
+        return json.loads(said.out)
+
+    def forget_jobs(self) -> None:
+        """Be the same analyst on another machine."""
+        shutil.rmtree(self.place / "home" / "jobs")
+
+    def _write_home(self) -> None:
+        world, home = self.lab.world, Home(self.place / "home")
+        analyst = world.analyst
+        home.directory.mkdir(mode=0o700)
+        custody = create_custody(home.default_custody, password=lambda: b"a long enough password")
+        sealed = homes._seal_keys(PartyKeys(signing=analyst.key, kem=analyst.kem), custody)
+        replace_file(home.directory / "identity.sealed", json.dumps(sealed).encode(), mode=0o600)
+        replace_file(home.directory / "identity.json", world.identity(analyst).encode().encode(), mode=0o600)
+        vendor = SimulatedVendor.pin(world.platform.directory)
+        measurements = {role: frozenset({text}) for role, text in world.measurements.items()}
+        home.trust(TrustedBroker(url=world.broker_url, measurements=measurements, vendor=vendor))

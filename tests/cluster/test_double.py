@@ -33,9 +33,9 @@ def answers(recorded, verb: str, resource: str, sub: str = "") -> list[dict]:
     ]
 
 
-def test_pod_that_was_made_looks_like_a_real_one(lab, recorded):
+def test_pod_that_was_made_looks_like_a_real_one(double, recorded):
     real = answers(recorded, "create", "pods")[0]
-    host = lab.host()
+    host = double.host()
     manifest = {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -48,11 +48,11 @@ def test_pod_that_was_made_looks_like_a_real_one(lab, recorded):
     assert int(made["metadata"]["resourceVersion"]) > 0
 
 
-def test_status_of_a_pod_goes_the_way_of_a_real_one(lab, recorded):
+def test_status_of_a_pod_goes_the_way_of_a_real_one(double, recorded):
     real = [one["status"] for one in answers(recorded, "patch", "pods", "status")]
     seen = []
-    lab.run()
-    for _, plural, what, _, found in lab.cluster.store.history:
+    double.run()
+    for _, plural, what, _, found in double.cluster.store.history:
         if plural == "pods" and what == "MODIFIED" and found["metadata"]["name"].endswith("-driver"):
             seen.append(found["status"])
     real_phases = list(dict.fromkeys(one["phase"] for one in real))
@@ -66,9 +66,9 @@ def test_status_of_a_pod_goes_the_way_of_a_real_one(lab, recorded):
         assert set(ours["containerStatuses"][0]["state"]) == set(theirs["containerStatuses"][0]["state"])
 
 
-def test_list_says_its_version_as_a_real_one_does(lab, recorded):
+def test_list_says_its_version_as_a_real_one_does(double, recorded):
     real = next(one for one in answers(recorded, "list", "configmaps"))
-    ours = lab.cluster.store.list("configmaps", NAMESPACE)
+    ours = double.cluster.store.list("configmaps", NAMESPACE)
     assert (ours["kind"], ours["apiVersion"], set(ours["metadata"])) == (
         real["kind"],
         real["apiVersion"],
@@ -76,10 +76,10 @@ def test_list_says_its_version_as_a_real_one_does(lab, recorded):
     )
 
 
-def test_event_about_a_pod_names_it_as_a_real_one_does(lab, recorded):
+def test_event_about_a_pod_names_it_as_a_real_one_does(double, recorded):
     real = next(one for one in answers(recorded, "create", "events") if one["apiVersion"] == "v1")
-    lab.run()
-    events = lab.cluster.store.list("events", NAMESPACE)["items"]
+    double.run()
+    events = double.cluster.store.list("events", NAMESPACE)["items"]
     assert events
     assert set(events[0]["involvedObject"]) <= set(real["involvedObject"])
     assert {"reason", "message", "type", "lastTimestamp"} <= set(real) & set(events[0])

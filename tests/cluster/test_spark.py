@@ -9,7 +9,7 @@ pytestmark = pytest.mark.spark
 def test_workers_are_pods_that_join_after_they_were_admitted(lab):
     seen = []
     report = lab.run(engine="spark", on_event=lambda name, facts: seen.append((name, dict(facts))))
-    assert lab.world.fetch(report) == expected_answer()
+    assert lab.fetch(report) == expected_answer()
     workers = [command for name, command in lab.cluster.node.started.items() if "-worker-" in name]
     assert len(workers) == 1
     assert not any("secret" in word for word in workers[0])

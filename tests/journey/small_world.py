@@ -137,6 +137,7 @@ class SmallWorld(World):
         package: Path | None = None,
         owners: Mapping[str, str] | None = None,
         elsewhere: Mapping[Role, str] | None = None,
+        broker_host: str = "127.0.0.1",
     ) -> SmallWorld:
         """``elsewhere`` are the measurements of roles that another machine's code is started for."""
         directory.mkdir(exist_ok=True, parents=True)
@@ -153,7 +154,7 @@ class SmallWorld(World):
             owners={},
             measurements=measurements,
         )
-        world.lease, world.versions = lease, {}
+        world.lease, world.versions, world.broker_host = lease, {}, broker_host
         world.partner = _analyst("partner", directory, trust)
         for name, dataset in (owners or {"shop": "sales", "bank": "accounts"}).items():
             world.owners[name] = _owner(name, dataset, directory, trust)
@@ -338,9 +339,12 @@ def small_world(
     lease: float = 2,
     package: Path | None = None,
     elsewhere: Mapping[Role, str] | None = None,
+    broker_host: str = "127.0.0.1",
     **policy: object,
 ):
-    world = SmallWorld.make(directory / "world", lease=lease, package=package, elsewhere=elsewhere)
+    world = SmallWorld.make(
+        directory / "world", lease=lease, package=package, elsewhere=elsewhere, broker_host=broker_host
+    )
     try:
         yield world.open(**policy)
     finally:

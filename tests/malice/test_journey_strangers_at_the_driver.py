@@ -47,6 +47,7 @@ def test_strangers_that_come_first_neither_block_the_analyst_nor_get_its_job(tmp
                 ticket=submitted.ticket.encode(),
                 broker=BrokerAddress(url=door.url, measurements=(world.measurements[Role.BROKER],)),
                 checkpoint="",
+                report_to=world.analyst.kem.public,
             ).encode()
             for message, word in (
                 (handover, "somebody else"),

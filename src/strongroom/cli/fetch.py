@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from strongroom.cli.screen import Screen
-from strongroom.cli.verb import home_option, password_option, verb
+from strongroom.cli.verb import broker_option, home_option, password_option, verb
 from strongroom.errors import UsageError
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ _SHOWN = 20
         "strongroom fetch 7c1e... delays --to delays.parquet",
         "strongroom fetch 7c1e... delays --to delays.csv --json",
         "strongroom fetch 7c1e... model --to model/",
+        "strongroom fetch delays-0123456789 --settings cluster.toml",
     )
 )
 @click.argument("job")
@@ -43,6 +44,13 @@ _SHOWN = 20
     metavar="DIR",
     help="Where the encrypted output lies, if it was moved since the job ended.",
 )
+@click.option(
+    "--settings",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="CLUSTER.toml",
+    help="The cluster that ran the job, if this home does not know: the encrypted output is brought from there.",
+)
+@broker_option
 @home_option
 @password_option
 def fetch(
@@ -52,6 +60,8 @@ def fetch(
     output: str | None,
     target: Path | None,
     location: Path | None,
+    settings: Path | None,
+    broker: str | None,
     home: Path,
     password: Callable[[], bytes],
 ) -> None:
@@ -60,27 +70,30 @@ def fetch(
     Asks the attested broker for the result's key and verifies every file. OUTPUT may be left out if JOB has only one.
     While approvals are missing, or after an owner revoked, the answer is a refusal with its reasons (exit code 3).
     """
-    from strongroom.parties.analyst import Analyst, holds_files
+    import pyarrow as pa
+
+    from strongroom.cli.fetching import locate_output, recall_anywhere
+    from strongroom.parties.analyst import Analyst
     from strongroom.parties.home import Home
 
     if target is not None and target.suffix not in (".parquet", ".csv", ""):
         raise UsageError(f"cannot write {target.suffix}", hint="name a .parquet or a .csv file, or a new directory")
     place = Home(home)
-    known = place.recall_job(job)
+    known = recall_anywhere(place, job, settings=settings, broker=broker)
     chosen = known.choose(output)
-    trusted = place.broker(known.broker)
+    trusted = place.broker(known.broker or None)
     keys = place.open_keys(password)
     analyst = Analyst(keys.signing, keys.kem, trust=trusted.trust(), memory=place.memory(trusted))
     if trusted.simulated:
         screen.warn_simulated()
     client = analyst.attest_broker(trusted.url)
-    where = location or known.outputs[chosen]
     try:
-        if holds_files(where):
-            files = analyst.fetch_files(broker=client, digest=known.digest, output=chosen, location=where)
-            _show_files(screen, files, job=job, output=chosen, target=target)
-            return
-        table = analyst.fetch(broker=client, digest=known.digest, output=chosen, location=where)
+        with locate_output(screen, known, chosen, given=location, settings=settings) as locate:
+            found = analyst.fetch_any(broker=client, digest=known.digest, output=chosen, locate=locate)
+            if not isinstance(found, pa.Table):
+                _show_files(screen, found, job=job, output=chosen, target=target)
+                return
+            table = found
     finally:
         client.close()
     if target is not None and not target.suffix:

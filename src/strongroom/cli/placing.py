@@ -11,7 +11,10 @@ from strongroom.errors import UsageError
 if TYPE_CHECKING:
     from strongroom.jobs import JobDraft
     from strongroom.jobs.launch import JobHost, TeeHost
-    from strongroom.jobs.launch.kubernetes import KubernetesSettings
+    from strongroom.jobs.launch.kubernetes import KubernetesHost, KubernetesSettings
+    from strongroom.jobs.launch.kubernetes.board import Board
+    from strongroom.parties.analyst import LeftJob
+    from strongroom.parties.home import FinishedJob
     from strongroom.statements import SigningKey
 
 _UNSIGNED = f"sha384:{'0' * 96}"  # a job has no digest before it is signed
@@ -49,9 +52,7 @@ def open_hosts(hosts: Path | None, *, key: SigningKey, directory: Path) -> JobHo
 def open_host(draft: JobDraft, *, settings: KubernetesSettings | None, platform: Path | None) -> TeeHost | JobHost:
     """Return where the job is placed: the cluster of ``settings``, or the simulated platform of this machine."""
     if settings is not None:
-        from strongroom.jobs.launch.kubernetes import KubernetesHost
-
-        return KubernetesHost.open(settings, seed=_seed(settings, platform))
+        return open_cluster_host(settings, platform=platform)
     from strongroom.attestation.simulated.platform import SimulatedPlatform
 
     if platform is None:
@@ -62,8 +63,58 @@ def open_host(draft: JobDraft, *, settings: KubernetesSettings | None, platform:
     return SimulatedPlatform(platform, tee="tdx" if draft.tee == "tdx" else "sgx")
 
 
+def open_cluster_host(settings: KubernetesSettings, *, platform: Path | None, detached: bool = False) -> KubernetesHost:
+    """Return the cluster of ``settings`` as a host; with ``detached``, jobs are left to keepers there."""
+    from strongroom.jobs.launch.kubernetes import KubernetesHost
+
+    return KubernetesHost.open(settings, seed=_seed(settings, platform), detached=detached)
+
+
+def open_board(settings: Path) -> Board:
+    """Return the jobs of the cluster that the settings file describes."""
+    from strongroom.jobs.launch.kubernetes import KubernetesHost
+    from strongroom.jobs.launch.kubernetes.board import Board
+
+    return Board(KubernetesHost.open(read_settings(settings)).cluster)
+
+
+def describe_placed(left: LeftJob, settings: Path) -> dict[str, str]:
+    """Return what a home remembers of a job on a cluster, so that it is found and believed later."""
+    return {
+        "name": left.name,
+        "settings": str(settings.absolute()),
+        "driver_spki": left.driver.spki.hex(),
+        "driver_kem": left.driver.kem.hex(),
+    }
+
+
+def recall_left(known: FinishedJob) -> LeftJob:
+    """Return a job that this home handed over to a driver on a cluster; raise UsageError if it did not."""
+    from strongroom.attestation.workload_keys import PublicKeys
+    from strongroom.parties.analyst import LeftJob
+
+    try:
+        driver = PublicKeys.parse(
+            spki=bytes.fromhex(known.placed["driver_spki"]), kem=bytes.fromhex(known.placed["driver_kem"])
+        )
+    except (KeyError, ValueError) as error:
+        raise UsageError(
+            f"this home did not hand job {known.job} to a driver on a cluster",
+            hint="use the home that submitted it; `strongroom job show` tells what the cluster knows",
+        ) from error
+    return LeftJob(
+        job=known.job,
+        digest=known.digest,
+        name=known.placed.get("name", ""),
+        outputs=tuple(known.outputs),
+        driver=driver,
+        timings={},
+        simulated=False,
+    )
+
+
 def describe_objects(
-    draft: JobDraft, *, engine: str, settings: KubernetesSettings, platform: Path | None
+    draft: JobDraft, *, engine: str, settings: KubernetesSettings, platform: Path | None, detached: bool = False
 ) -> tuple[list[dict[str, Any]], Sequence[str]]:
     """Return the objects that a submission would create, and the same as YAML; the job's digest is still zero."""
     import yaml
@@ -72,7 +123,7 @@ def describe_objects(
 
     pods = JobPods(spec=draft, digest=_UNSIGNED, engine=engine, settings=settings)
     pods.check_locations()
-    objects = pods.everything(seed=_seed(settings, platform))
+    objects = pods.everything(seed=_seed(settings, platform), detached=detached)
     return objects, [yaml.safe_dump_all(objects, sort_keys=False, width=1000)]
 
 

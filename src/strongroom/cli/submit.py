@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,8 @@ from strongroom.errors import UsageError
 
 if TYPE_CHECKING:
     from strongroom.jobs import JobDraft
+    from strongroom.parties.analyst import LeftJob
+    from strongroom.parties.home import Home
 
 _MOST_RETRIES = 10
 CLUSTERS = ("process", "standalone", "k8s")
@@ -30,6 +32,7 @@ _DEFAULT = {"sql": "process", "python": "process", "spark": "standalone", "torch
         "strongroom submit delays.toml --platform platform/ --json",
         "strongroom submit delays.toml --cluster standalone --hosts hosts.toml --directory /shared/jobs/delays",
         "strongroom submit delays.toml --cluster k8s --settings cluster.toml",
+        "strongroom submit delays.toml --cluster k8s --settings cluster.toml --detach",
     )
 )
 @click.argument("job", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="JOB.toml")
@@ -73,6 +76,12 @@ _DEFAULT = {"sql": "process", "python": "process", "spark": "standalone", "torch
     help="How often to submit the job anew when its driver dies: a new driver proves itself, and each time is a use "
     "of the data.",
 )
+@click.option(
+    "--detach",
+    is_flag=True,
+    help="For --cluster k8s: leave once the job's keys are released; a keeper in the cluster makes its pods. "
+    "See `strongroom job attach` and `strongroom job wait`.",
+)
 @broker_option
 @home_option
 @password_option
@@ -87,6 +96,7 @@ def submit(
     settings: Path | None,
     directory: Path | None,
     retries: int,
+    detach: bool,
     broker: str | None,
     home: Path,
     password: Callable[[], bytes],
@@ -96,7 +106,14 @@ def submit(
     Signs JOB.toml and submits it to the broker, where every owner's policy may refuse it; starts the driver, attests it
     over this very connection, and only then hands over the job and its ticket. Follows it to its end.
     """
-    from strongroom.cli.placing import describe_hosts, describe_objects, open_host, open_hosts, read_settings
+    from strongroom.cli.placing import (
+        describe_hosts,
+        describe_objects,
+        open_cluster_host,
+        open_host,
+        open_hosts,
+        read_settings,
+    )
     from strongroom.jobs import load_job
     from strongroom.parties.analyst import Analyst
     from strongroom.parties.home import Home
@@ -114,8 +131,18 @@ def submit(
         raise UsageError("a job is placed in one way", hint="give --hosts, or --platform, or --cluster k8s")
     place_here = (directory or Path(f"{draft.name}.job")).absolute()
     placed = read_settings(settings) if cluster == "k8s" else None
+    if detach and retries:
+        raise UsageError(
+            "a new driver must prove itself to you, so a job that you leave is not submitted anew",
+            hint="give --retries or --detach",
+        )
+    if detach and placed is None:
+        raise UsageError(
+            "a job on this machine ends with its client",
+            hint="use --cluster k8s, or let the shell keep it: nohup strongroom submit ... &",
+        )
     if dry_run and placed is not None:
-        objects, text = describe_objects(draft, engine=engine, settings=placed, platform=platform)
+        objects, text = describe_objects(draft, engine=engine, settings=placed, platform=platform, detached=detach)
         screen.result({"objects": objects}, text=text)
         return
     if dry_run:
@@ -131,20 +158,33 @@ def submit(
     if placed is None or placed.flavour == "simulated":
         screen.warn_simulated()
     client = analyst.attest_broker(trusted.url)
+    handed = _Handed(place, broker=trusted.url, settings=settings)
     try:
         client.enrol_member(place.identity_statement())
+        if placed is not None and detach:
+            left = analyst.leave(
+                job,
+                broker=client,
+                host=open_cluster_host(placed, platform=platform, detached=True),
+                engine=engine,
+                on_event=lambda name, facts: tell_event(screen, name, facts),
+                remember=handed.remember,
+            )
+            _tell_left(screen, left, settings=settings)
+            return
         report = analyst.run(
             job,
             broker=client,
             host=host,
             engine=engine,
             directory=place_here,
-            on_event=lambda name, facts: _tell(screen, name, facts),
+            on_event=lambda name, facts: tell_event(screen, name, facts),
             retries=retries,
+            remember=handed.remember,
         )
     finally:
         client.close()
-    place.remember_job(report.job, digest=report.digest, broker=trusted.url, outputs=report.outputs)
+    handed.finish(report.outputs)
     outputs = [dict(output) for output in report.outputs]
     screen.result(
         {
@@ -166,6 +206,50 @@ def _engine(cluster: str, kind: str) -> str:
     if kind == "torch":
         return "torch"
     return _ENGINES.get(cluster) or ("spark" if kind == "spark" else "embedded")
+
+
+class _Handed:
+    """Remembers a job in its analyst's home: when it was handed over, and once more when its outputs are known."""
+
+    def __init__(self, place: Home, *, broker: str, settings: Path | None) -> None:
+        self._place = place
+        self._broker = broker
+        self._settings = settings
+        self._left: LeftJob | None = None
+
+    def remember(self, left: LeftJob) -> None:
+        self._left = left
+        self._write([{"name": name} for name in left.outputs])
+
+    def finish(self, outputs: Iterable[Mapping[str, Any]]) -> None:
+        self._write(outputs)
+
+    def _write(self, outputs: Iterable[Mapping[str, Any]]) -> None:
+        from strongroom.cli.placing import describe_placed
+
+        if self._left is not None:
+            placed = describe_placed(self._left, self._settings) if self._settings is not None else {}
+            self._place.remember_job(
+                self._left.job, digest=self._left.digest, broker=self._broker, outputs=outputs, placed=placed
+            )
+
+
+def _tell_left(screen: Screen, left: LeftJob, *, settings: Path | None) -> None:
+    screen.result(
+        {
+            "job": left.job,
+            "name": left.name,
+            "digest": left.digest,
+            "detached": True,
+            "timings": dict(left.timings),
+            "simulated": left.simulated,
+        },
+        text=(
+            f"job {left.job} goes on by itself as {left.name}",
+            f"strongroom job attach {left.name} --settings {settings}",
+            *(f"strongroom fetch {left.job} {output}" for output in left.outputs),
+        ),
+    )
 
 
 def _plan(draft: JobDraft, *, cluster: str, directory: Path | None, hosts: Sequence[str]) -> dict[str, Any]:
@@ -225,7 +309,8 @@ def _process_line(process: Mapping[str, Any]) -> str:
     return f"starts {count} {process['role']} in {process['tee']}"
 
 
-def _tell(screen: Screen, name: str, facts: Mapping[str, Any]) -> None:
+def tell_event(screen: Screen, name: str, facts: Mapping[str, Any]) -> None:
+    """Tell the person what a job's driver or its host said."""
     if name == "host-waits":
         screen.say(f"{facts['role']} waits: {facts['why']}")
     if name == "host-lost":

@@ -63,6 +63,7 @@ class World:
     broker: RunningBroker | None = None
     broker_process: SimulatedProcess | None = None
     broker_url: str = ""
+    broker_host: str = "127.0.0.1"
     measurements: Mapping[Role, str] = field(default_factory=dict)
 
     @classmethod
@@ -105,7 +106,7 @@ class World:
         """Start the measured broker on a free port and return its URL; raise what it said if it refuses to start."""
         port = self.broker_url.rpartition(":")[2] or "0"
         running = Operator(self.platform).start_broker(
-            self.store, listen=f"127.0.0.1:{port}", log=self.directory / "broker.log"
+            self.store, listen=f"{self.broker_host}:{port}", log=self.directory / "broker.log"
         )
         self.broker, self.broker_process, self.broker_url = running, running.process, running.url
         return self.broker_url

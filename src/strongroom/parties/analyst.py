@@ -19,23 +19,24 @@ from strongroom.attestation.appraisal import AttestationResult
 from strongroom.attestation.channel import AttestedChannel, connect
 from strongroom.attestation.roles import Role
 from strongroom.attestation.secure_line import DeadlineError
-from strongroom.attestation.workload_keys import WorkloadKeys
-from strongroom.broker.client import BrokerClient, Ticket
+from strongroom.attestation.workload_keys import PublicKeys, WorkloadKeys
+from strongroom.broker.client import BrokerClient, ResultKey, Ticket
 from strongroom.digests import frame, parse_text
 from strongroom.envelope.files import SealedFiles, open_files
 from strongroom.envelope.hpke import KemKey
 from strongroom.envelope.keys import DatasetKeys
 from strongroom.envelope.manifest import Manifest, read_manifest, verify_manifest
 from strongroom.envelope.table import open_table
-from strongroom.errors import EvidenceError, LedgerError, TransportError, UsageError
-from strongroom.jobs.launch import JobHost, Launcher, Placement, TeeHost
+from strongroom.errors import EvidenceError, LedgerError, StrongroomError, TransportError, UsageError
+from strongroom.jobs.launch import JobHost, Launcher, Leavable, Placement, TeeHost
 from strongroom.jobs.launch.placement import DriverLostError, PlacementError, PlacementEvent
 from strongroom.jobs.spec import SignedJob, job_digest, load_job, sign_job
 from strongroom.ledger.memory import CheckpointMemory
 from strongroom.parties.trust import Trust
 from strongroom.statements import SigningKey, VerifyKey
-from strongroom.workload.handover import BrokerAddress, Handover, decode_failure
+from strongroom.workload.handover import ATTACH, BrokerAddress, Handover, decode_failure
 from strongroom.workload.pulse import ALIVE, SILENCE_SECONDS
+from strongroom.workload.report import open_report
 
 _ATTEST_SECONDS = 60.0
 _LOOK_SECONDS = 1.0
@@ -64,6 +65,35 @@ class SubmittedJob:
     digest: str
     timings: dict[str, float] = field(default_factory=dict)
     launcher: Placement | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeftJob:
+    """A job that was handed over and goes on without its client, and what to remember of it.
+
+    ``driver`` are the keys of the driver that was attested: whoever speaks of this job later must hold them.
+    """
+
+    job: str
+    digest: str
+    name: str
+    outputs: tuple[str, ...]
+    driver: PublicKeys
+    timings: Mapping[str, float]
+    simulated: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Followed:
+    """What following a job needs to know of it."""
+
+    job: str
+    digest: str
+    timings: Mapping[str, float]
+    launcher: Placement | None
+
+
+Remember = Callable[[LeftJob], None]
 
 
 class Analyst:
@@ -132,6 +162,13 @@ class Analyst:
         published code.
         """
         started = time.monotonic()
+        channel = self._attest(submitted.digest, address, wanted=submitted.signed.verify().tee, role=role)
+        submitted.timings[f"attest-{role}"] = time.monotonic() - started
+        return channel
+
+    def _attest(
+        self, digest: str, address: tuple[str, int], *, wanted: str, role: Role = Role.DRIVER
+    ) -> AttestedChannel:
         channel = connect(
             address,
             keys=WorkloadKeys.generate(),
@@ -139,20 +176,18 @@ class Analyst:
             expected_role=role,
             signer=self.key,
             verifier=self.trust.verifier(),
-            job_digest=parse_text(submitted.digest),
+            job_digest=parse_text(digest),
             deadline=_ATTEST_SECONDS,
         )
         if channel.peer is None:
             channel.close()
             raise EvidenceError(f"the {role} presented no evidence", step="evidence")
-        wanted = submitted.signed.verify().tee
         try:
             self.trust.expect(channel.peer, role)
             expect_kind(channel.peer, wanted)
         except EvidenceError:
             channel.close()
             raise
-        submitted.timings[f"attest-{role}"] = time.monotonic() - started
         return channel
 
     def hand_over(self, submitted: SubmittedJob, channel: AttestedChannel, *, broker: BrokerClient) -> None:
@@ -165,6 +200,7 @@ class Analyst:
                 url=broker.url, measurements=tuple(sorted(self.trust.measurements.get(Role.BROKER, frozenset())))
             ),
             checkpoint=self.memory.carry(),
+            report_to=self.kem.public,
         )
         channel.send(handover.encode())
 
@@ -181,25 +217,69 @@ class Analyst:
         Raises DriverLostError if the driver falls silent for ``silence`` seconds, or with what the host saw if it died,
         and PlacementError if its members keep dying.
         """
+        followed = _Followed(
+            job=submitted.ticket.job_id,
+            digest=submitted.digest,
+            timings=submitted.timings,
+            launcher=submitted.launcher,
+        )
+        return self._follow(followed, channel, on_event=on_event, silence=silence)
+
+    def attach(self, known: LeftJob, address: tuple[str, int], *, on_event: OnEvent) -> JobReport:
+        """Attest the driver of a job that goes on by itself once more, and follow it to its end, as :meth:`follow`
+        does.
+
+        Raises EvidenceError if it is not the driver that the job was handed to.
+        """
+        channel = self._attest(known.digest, address, wanted="any")
+        if channel.peer_keys != known.driver:
+            channel.close()
+            raise EvidenceError(
+                "this driver is not the one that the job was handed to",
+                step="driver key",
+                hint="its host started another; `strongroom job show` tells what became of the first",
+            )
+        channel.send(ATTACH)
+        followed = _Followed(job=known.job, digest=known.digest, timings=known.timings, launcher=None)
+        return self._follow(followed, channel, on_event=on_event, silence=SILENCE_SECONDS)
+
+    def read_report(self, known: LeftJob, sealed: str, *, on_event: OnEvent = lambda _name, _facts: None) -> JobReport:
+        """Return the report of a job that ended while nobody listened, or raise what stopped it.
+
+        ``sealed`` is what its host kept; raises EvidenceError unless the driver wrote it that the job was handed to.
+        """
+        report = open_report(sealed, kem=self.kem, driver=known.driver, job=known.digest)
+        for event in report.events:
+            on_event(str(event.get("type")), {name: value for name, value in event.items() if name != "type"})
+        if report.ending.get("type") != "done":
+            raise decode_failure(report.ending)
+        return JobReport(
+            job=known.job,
+            digest=known.digest,
+            outputs=tuple(report.ending.get("outputs", ())),
+            timings={**known.timings, **report.ending.get("timings", {})},
+            simulated=known.simulated,
+        )
+
+    def _follow(self, followed: _Followed, channel: AttestedChannel, *, on_event: OnEvent, silence: float) -> JobReport:
         while True:
-            said = self._hear(submitted, channel, silence=silence)
+            said = self._hear(followed.launcher, channel, silence=silence)
             name = str(said.pop("type", ""))
             on_event(name, said)
             if name == "done":
                 return JobReport(
-                    job=submitted.ticket.job_id,
-                    digest=submitted.digest,
+                    job=followed.job,
+                    digest=followed.digest,
                     outputs=tuple(said.get("outputs", ())),
-                    timings={**submitted.timings, **said.get("timings", {})},
+                    timings={**followed.timings, **said.get("timings", {})},
                     simulated=bool(channel.peer and channel.peer.simulated),
                 )
             if name == "failed":
                 raise decode_failure(said)
 
-    def _hear(self, submitted: SubmittedJob, channel: AttestedChannel, *, silence: float) -> dict[str, Any]:
+    def _hear(self, launcher: Placement | None, channel: AttestedChannel, *, silence: float) -> dict[str, Any]:
         """Return the driver's next event."""
         heard, gave_up = time.monotonic(), math.inf
-        launcher = submitted.launcher
         while True:
             try:
                 said = dict(channel.receive(deadline=_LOOK_SECONDS))
@@ -240,16 +320,24 @@ class Analyst:
         directory: Path,
         on_event: OnEvent = lambda _name, _facts: None,
         retries: int = 0,
+        remember: Remember = lambda _left: None,
     ) -> JobReport:
         """Submit, launch, attest, hand over and follow one job; every process is gone afterwards.
 
         A driver that dies takes its secrets with it. The job is then signed and submitted anew, at most ``retries``
-        times, and a new driver proves itself from the beginning; each time counts as a use of the data.
+        times, and a new driver proves itself from the beginning; each time counts as a use of the data. ``remember``
+        is given what is worth remembering as soon as the job was handed over, each time.
         """
         for attempt in range(1, retries + 2):
             try:
                 return self._run_once(
-                    job, broker=broker, host=host, engine=engine, directory=directory, on_event=on_event
+                    job,
+                    broker=broker,
+                    host=host,
+                    engine=engine,
+                    directory=directory,
+                    on_event=on_event,
+                    remember=remember,
                 )
             except DriverLostError as error:
                 if attempt > retries:
@@ -266,19 +354,89 @@ class Analyst:
         engine: str,
         directory: Path,
         on_event: OnEvent,
+        remember: Remember,
     ) -> JobReport:
         submitted = self.submit(job, broker=broker)
         on_event("submitted", {"job": submitted.ticket.job_id, "seconds": submitted.timings["submit"]})
         launcher = self.launch(submitted, host=host, engine=engine, directory=directory, on_event=on_event)
         try:
-            address = launcher.start_address
-            channel = self.attest_driver(submitted, address)
-            simulated = channel.peer is not None and channel.peer.simulated
-            on_event("driver-attested", {"seconds": submitted.timings["attest-driver"], "simulated": simulated})
-            self.hand_over(submitted, channel, broker=broker)
-            return self.follow(submitted, channel, on_event=on_event)
+            left, channel = self._hand_to_driver(submitted, launcher, broker=broker, on_event=on_event)
+            remember(left)
+            report = self.follow(submitted, channel, on_event=on_event)
+        except BaseException as error:  # also Ctrl-C
+            _note_failure(launcher, error)
+            raise
+        else:
+            _note_end(launcher, "done")
+            return report
         finally:
             launcher.stop()
+
+    def leave(
+        self,
+        job: Path,
+        *,
+        broker: BrokerClient,
+        host: JobHost,
+        engine: str,
+        on_event: OnEvent = lambda _name, _facts: None,
+        remember: Remember = lambda _left: None,
+    ) -> LeftJob:
+        """Submit, launch, attest and hand over one job, see its keys released, and leave it to its host.
+
+        The host keeps its processes alive from then on (it is as little trusted as ever); :meth:`attach` and
+        :meth:`read_report` tell how it went. Raises UsageError if the host cannot keep a job, and whatever stops a
+        job before its keys are released; nothing is left running then. ``remember`` is called as in :meth:`run`.
+        """
+        submitted = self.submit(job, broker=broker)
+        on_event("submitted", {"job": submitted.ticket.job_id, "seconds": submitted.timings["submit"]})
+        launcher = self.launch(submitted, host=host, engine=engine, directory=Path(), on_event=on_event)
+        try:
+            leave = _leaving(launcher)
+            left, channel = self._hand_to_driver(submitted, launcher, broker=broker, on_event=on_event)
+            remember(left)
+            self._follow_until("keys-released", launcher, channel, on_event=on_event)
+        except BaseException as error:  # also Ctrl-C
+            _note_failure(launcher, error)
+            launcher.stop()
+            raise
+        channel.close()
+        leave()
+        return left
+
+    def _follow_until(self, last: str, launcher: Placement, channel: AttestedChannel, *, on_event: OnEvent) -> None:
+        name = ""
+        while name != last:
+            said = self._hear(launcher, channel, silence=SILENCE_SECONDS)
+            name = str(said.pop("type", ""))
+            on_event(name, said)
+            if name == "failed":
+                raise decode_failure(said)
+
+    def _hand_to_driver(
+        self, submitted: SubmittedJob, launcher: Placement, *, broker: BrokerClient, on_event: OnEvent
+    ) -> tuple[LeftJob, AttestedChannel]:
+        """Attest the driver and hand the job over; tell of both."""
+        channel = self.attest_driver(submitted, launcher.start_address)
+        simulated = channel.peer is not None and channel.peer.simulated
+        on_event("driver-attested", {"seconds": submitted.timings["attest-driver"], "simulated": simulated})
+        self.hand_over(submitted, channel, broker=broker)
+        name = ""
+        if isinstance(launcher, Leavable):
+            name = launcher.name
+            launcher.note("driver-attested")
+            launcher.note("handed-over")
+        left = LeftJob(
+            job=submitted.ticket.job_id,
+            digest=submitted.digest,
+            name=name,
+            outputs=tuple(submitted.signed.verify().outputs),
+            driver=channel.peer_keys,
+            timings=dict(submitted.timings),
+            simulated=simulated,
+        )
+        on_event("handed-over", {"job": left.job, **({"name": name} if name else {})})
+        return left, channel
 
     def fetch(self, *, broker: BrokerClient, digest: str, output: str, location: Path) -> pa.Table:
         """Return a result as an Arrow table: ask the broker for its key, verify every file, decrypt at home.
@@ -288,6 +446,20 @@ class Analyst:
         keys, manifest = self._open_result(broker=broker, digest=digest, output=output, location=location)
         if manifest.kind != "table":
             raise UsageError(f"output {output!r} has files, not rows", hint="fetch it into a directory")
+        return open_table(location, keys, manifest=manifest).to_table()
+
+    def fetch_any(
+        self, *, broker: BrokerClient, digest: str, output: str, locate: Callable[[str], Path]
+    ) -> pa.Table | SealedFiles:
+        """Return a result as a table or files, whichever it is; raise as :meth:`fetch` does.
+
+        ``locate`` is given where egress left it, as the job saw it, and returns where it lies here.
+        """
+        answer = broker.fetch_result(digest, output, self.key)
+        location = locate(answer.location)
+        keys, manifest = self._open_answer(answer, digest=digest, output=output, location=location)
+        if manifest.kind == "files":
+            return open_files(location, keys, manifest=manifest)
         return open_table(location, keys, manifest=manifest).to_table()
 
     def fetch_files(self, *, broker: BrokerClient, digest: str, output: str, location: Path) -> SealedFiles:
@@ -304,6 +476,11 @@ class Analyst:
         self, *, broker: BrokerClient, digest: str, output: str, location: Path
     ) -> tuple[DatasetKeys, Manifest]:
         answer = broker.fetch_result(digest, output, self.key)
+        return self._open_answer(answer, digest=digest, output=output, location=location)
+
+    def _open_answer(
+        self, answer: ResultKey, *, digest: str, output: str, location: Path
+    ) -> tuple[DatasetKeys, Manifest]:
         manifest = verify_manifest(read_manifest(location), owner=answer.signer)
         if manifest.digest != answer.manifest_digest:
             raise LedgerError(
@@ -312,6 +489,25 @@ class Analyst:
             )
         info = frame(b"strongroom/result/v1", digest.encode(), output.encode(), manifest.digest.encode())
         return DatasetKeys.decode(self.kem.open(answer.sealed, info=info)), manifest
+
+
+def _note_end(launcher: Placement, state: str, *, why: str = "") -> None:
+    if isinstance(launcher, Leavable):
+        launcher.note_end(state, why=why)
+
+
+def _note_failure(launcher: Placement, error: BaseException) -> None:
+    """Note why a job failed, in the host's words alone: a driver's are for its analyst."""
+    if isinstance(error, StrongroomError):
+        _note_end(launcher, "failed", why=error.message if isinstance(error, PlacementError) else error.kind)
+    else:
+        _note_end(launcher, "cancelled", why="its client was interrupted")
+
+
+def _leaving(launcher: Placement) -> Callable[[], None]:
+    if isinstance(launcher, Leavable):
+        return launcher.leave
+    raise UsageError("this host cannot keep a job without its client", hint="use --cluster k8s")
 
 
 def holds_files(location: Path) -> bool:

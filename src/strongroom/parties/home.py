@@ -56,12 +56,17 @@ class PartyKeys:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinishedJob:
-    """A job of this party that came to its end: ``outputs`` are the names and where the ciphertext was left."""
+    """A job that this party handed over: ``outputs`` are the names and where the ciphertext was left, once known.
+
+    ``placed`` says, for a job on a cluster, its ``name`` there, the cluster's ``settings`` (a file), and the keys of
+    the driver that took it (``driver_spki`` and ``driver_kem``, hex), by which its last report is verified.
+    """
 
     job: str
     digest: str
     broker: str
-    outputs: Mapping[str, Path]
+    outputs: Mapping[str, Path | None]
+    placed: Mapping[str, str] = field(default_factory=dict)
 
     def choose(self, output: str | None) -> str:
         """Return the output called ``output``, or the only one; raise UsageError if that is none."""
@@ -191,23 +196,52 @@ class Home:
         name = bytes_digest(broker.url.encode()).partition(":")[2][:32]
         return CheckpointMemory(self.directory / "checkpoints" / f"{name}.json")
 
-    def remember_job(self, job: str, *, digest: str, broker: str, outputs: Iterable[Mapping[str, Any]]) -> None:
-        """Remember a finished job, so that its results can be fetched by its id."""
+    def remember_job(
+        self,
+        job: str,
+        *,
+        digest: str,
+        broker: str,
+        outputs: Iterable[Mapping[str, Any]],
+        placed: Mapping[str, str] | None = None,
+    ) -> None:
+        """Remember a job that was handed over, or that finished, so that its results can be fetched by its id.
+
+        An output's ``directory`` may be missing while nobody knows it yet.
+        """
         self._jobs.mkdir(mode=0o700, parents=True, exist_ok=True)
-        places = {str(output["name"]): str(output["directory"]) for output in outputs}
-        text = json.dumps({"digest": digest, "broker": broker, "outputs": places}, indent=2)
-        replace_file(self._job(job), text.encode(), mode=_PRIVATE)
+        places = {str(output["name"]): str(output.get("directory", "")) for output in outputs}
+        known = {"digest": digest, "broker": broker, "outputs": places, "placed": dict(placed or {})}
+        replace_file(self._job(job), json.dumps(known, indent=2).encode(), mode=_PRIVATE)
 
     def recall_job(self, job: str) -> FinishedJob:
-        """Return the finished job with this id; raise UsageError if this home knows none."""
+        """Return the job with this id, or with this name on its cluster; raise UsageError if this home knows none."""
         path = self._job(job)
-        if not path.exists():
-            known = ", ".join(sorted(one.stem for one in self._jobs.glob("*.json"))) or "none"
-            raise UsageError(f"{self.directory} knows no job {job[:80]!r}", hint=f"finished jobs: {known}")
+        if path.exists():
+            return self._read_job(path)
+        for other in sorted(self._jobs.glob("*.json")):
+            found = self._read_job(other)
+            if found.placed.get("name") == job:
+                return found
+        known = ", ".join(sorted(one.stem for one in self._jobs.glob("*.json"))) or "none"
+        raise UsageError(f"{self.directory} knows no job {job[:80]!r}", hint=f"finished jobs: {known}")
+
+    def knows_job(self, job: str) -> bool:
+        """Return whether :meth:`recall_job` would find a job."""
+        try:
+            self.recall_job(job)
+        except UsageError:
+            return False
+        return True
+
+    def _read_job(self, path: Path) -> FinishedJob:
         value = self._read_json(path)
         try:
-            outputs = {name: Path(place) for name, place in value["outputs"].items()}
-            return FinishedJob(job=job, digest=value["digest"], broker=value["broker"], outputs=outputs)
+            outputs = {name: Path(place) if place else None for name, place in value["outputs"].items()}
+            placed = {str(name): str(text) for name, text in value.get("placed", {}).items()}
+            return FinishedJob(
+                job=path.stem, digest=value["digest"], broker=value["broker"], outputs=outputs, placed=placed
+            )
         except (KeyError, TypeError, AttributeError) as error:
             raise self._damaged(path, "not a finished job") from error
 

@@ -1,28 +1,29 @@
 """Receive the job from whoever proves to be its analyst, and tell that client what happens (spec/3-job.md §6).
 
 Any key can attest a driver, so any number of strangers may come first: each is heard in a thread of its own, the first
-valid handover wins, and the others are told why not and leave. What the client does afterwards never holds up the job.
+valid handover wins, and the others are told why not and leave. What clients do afterwards never holds up the job; they
+may go, and the analyst may come back and listen from the beginning.
 """
 
 from __future__ import annotations
 
 import contextlib
-import queue
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import Callable
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from strongroom.attestation.channel import AttestedChannel
-from strongroom.errors import StrongroomError, TransportError
+from strongroom.errors import RefusedError, StrongroomError, TransportError
 from strongroom.jobs.spec import JobSpec
 from strongroom.workload.ending import describe_defect
-from strongroom.workload.handover import Handover, encode_failure
+from strongroom.workload.handover import Handover, encode_failure, is_attach
 from strongroom.workload.pulse import ALIVE, PULSE_SECONDS
 
 HANDOVER_SECONDS = 30.0
 MOST_WAITING = 64
+MOST_LISTENING = 8
 _MOST_EVENTS = 10_000
 _LAST_WORD_SECONDS = 5.0
 
@@ -30,7 +31,7 @@ Verify = Callable[[AttestedChannel, dict[str, Any]], tuple[Handover, JobSpec]]
 
 
 class Clients:
-    """The clients of one driver: those that came, and the one whose job it runs.
+    """The clients of one driver: those that came, and those that listen to the job that it runs.
 
     ``verify`` returns the job that a client handed over or raises why it is none.
     """
@@ -40,13 +41,15 @@ class Clients:
         self._waiting: OrderedDict[int, AttestedChannel] = OrderedDict()
         self._came = 0
         self._chosen: tuple[Handover, JobSpec] | None = None
-        self._channel: AttestedChannel | None = None
+        self._listeners: list[AttestedChannel] = []
+        self._tellers: list[threading.Thread] = []
         self._changed = threading.Condition()
-        self._events: queue.Queue[dict[str, Any] | None] = queue.Queue(_MOST_EVENTS)
-        self._teller = threading.Thread(target=self._tell_all, name="teller", daemon=True)
+        self._said: deque[dict[str, Any]] = deque(maxlen=_MOST_EVENTS)
+        self._told = 0  # how many there ever were; the deque holds the last of them
+        self._closed = False
 
     def receive(self, channel: AttestedChannel, said: dict[str, Any] | None = None) -> None:
-        """Hear one client out; return when its job was taken, or it was refused and is gone.
+        """Hear one client out; return when its job was taken, when it listens, or it was refused and is gone.
 
         ``said`` is its first message, if somebody else has heard that already.
         """
@@ -60,8 +63,10 @@ class Clients:
             stale.close()
         try:
             heard = channel.receive(deadline=HANDOVER_SECONDS) if said is None else said
-            found = self._verify(channel, heard)
-            self._choose(channel, found)
+            if is_attach(heard):
+                self._attach(channel)
+            else:
+                self._choose(channel, self._verify(channel, heard))
         except StrongroomError as error:
             _refuse(channel, error)
         except Exception as error:  # noqa: BLE001  whatever a stranger sent
@@ -81,41 +86,86 @@ class Clients:
                 )
             return self._chosen
 
+    @property
+    def handover(self) -> Handover | None:
+        """Return what the analyst's client handed over, if one did."""
+        with self._changed:
+            return self._chosen[0] if self._chosen is not None else None
+
+    @property
+    def said(self) -> Sequence[dict[str, Any]]:
+        """Return everything that was told, or the last of it if that was much."""
+        with self._changed:
+            return list(self._said)
+
     def tell(self, event: str, **facts: Any) -> None:  # noqa: ANN401  JSON values
-        """Tell the client, now or a little later; one that went away or does not listen is not waited for."""
-        with contextlib.suppress(queue.Full):
-            self._events.put_nowait({"type": event, **facts})
+        """Tell every client, now or a little later; one that went away or does not listen is not waited for."""
+        with self._changed:
+            self._said.append({"type": event, **facts})
+            self._told += 1
+            self._changed.notify_all()
 
     def close(self) -> None:
-        """Give the client five seconds to hear what was said last, and end the connection; safe to call twice."""
+        """Give clients five seconds to hear what was said last, and end the connections; safe to call twice."""
         until = time.monotonic() + _LAST_WORD_SECONDS
-        with contextlib.suppress(queue.Full):
-            self._events.put(None, timeout=_LAST_WORD_SECONDS)
-        if self._teller.ident is not None and self._teller is not threading.current_thread():
-            self._teller.join(max(0.0, until - time.monotonic()))
-        if self._channel is not None:
-            self._channel.close()
+        with self._changed:
+            self._closed = True
+            tellers, listeners = list(self._tellers), list(self._listeners)
+            self._changed.notify_all()
+        for teller in tellers:
+            if teller is not threading.current_thread():
+                teller.join(max(0.0, until - time.monotonic()))
+        for channel in listeners:
+            channel.close()
 
     def _choose(self, channel: AttestedChannel, found: tuple[Handover, JobSpec]) -> None:
         with self._changed:
             if self._chosen is not None:
                 raise TransportError("this driver runs the job already for a client that came earlier")
-            self._chosen, self._channel = found, channel
-            self._teller.start()
-            self._changed.notify_all()
+            self._chosen = found
+            self._listen(channel)
 
-    def _tell_all(self) -> None:
-        while self._channel is not None:
+    def _attach(self, channel: AttestedChannel) -> None:
+        """Let the job's analyst, who handed it over before, listen as well."""
+        with self._changed:
+            if self._chosen is None:
+                raise TransportError("nobody has handed over a job to this driver yet", hint="submit the job again")
+            if channel.party != self._chosen[1].analyst:
+                raise RefusedError(
+                    "only the job's analyst may listen to it",
+                    reasons=(f"the client is {channel.party}, the job is by {self._chosen[1].analyst}",),
+                )
+            if len(self._listeners) >= MOST_LISTENING:
+                raise TransportError(f"{MOST_LISTENING} clients listen to this job already", hint="end one of them")
+            self._listen(channel)
+
+    def _listen(self, channel: AttestedChannel) -> None:
+        teller = threading.Thread(target=self._tell_all, args=(channel,), name="teller", daemon=True)
+        self._listeners.append(channel)
+        self._tellers.append(teller)
+        teller.start()
+        self._changed.notify_all()
+
+    def _tell_all(self, channel: AttestedChannel) -> None:
+        """Tell one client everything from the beginning on, until the end or until it left."""
+        place = 0
+        while True:
+            with self._changed:
+                here = self._changed.wait_for(lambda: self._told > place or self._closed, PULSE_SECONDS)  # noqa: B023
+                place = max(place, self._told - len(self._said))
+                fresh = list(self._said)[place - self._told :] if self._told > place else []
+                place, closed = self._told, self._closed
             try:
-                event = self._events.get(timeout=PULSE_SECONDS)
-            except queue.Empty:
-                event = ALIVE
-            if event is None:
-                return
-            try:
-                self._channel.send(event)
+                for event in fresh if here else (ALIVE,):
+                    channel.send(event)
             except StrongroomError:
-                return  # it left; the job goes on, and its result can be fetched later
+                break  # it left; the job goes on, and its result can be fetched later
+            if closed:
+                break
+        with self._changed:
+            if not self._closed:
+                self._listeners.remove(channel)
+                self._tellers.remove(threading.current_thread())
 
 
 def _refuse(channel: AttestedChannel, error: StrongroomError) -> None:

@@ -40,6 +40,7 @@ from strongroom.workload.members import MemberLostError, MemberRefusedError, Mem
 from strongroom.workload.outbox import OutputDraft
 from strongroom.workload.program import run_confined
 from strongroom.workload.pulse import seconds_now
+from strongroom.workload.report import seal_report
 from strongroom.workload.scratch import discard_scratch, make_scratch
 from strongroom.workload.staffing import Staffing
 from strongroom.workload.takeover import attest_broker, take_over
@@ -48,6 +49,19 @@ _CLIENT_DEADLINE = 300.0
 _MEMBER_DEADLINE = 120.0
 _EGRESS_ATTEMPTS = 3
 _EXIT_REFUSED = 3
+# What the host may know of a job's course: it sees connections and loads anyway.
+_STAGES = frozenset(
+    {
+        "broker-attested",
+        "keys-released",
+        "member-admitted",
+        "member-refused",
+        "program-started",
+        "program-ended",
+        "egress-ruled",
+        "done",
+    }
+)
 
 
 class Driver:
@@ -76,7 +90,6 @@ class Driver:
         self._staffing: Staffing
         self._ready_for_members = threading.Event()
         self._engine: Any = None
-        self._tell = self._clients.tell
         self._over = threading.Event()
         self._closing = threading.Lock()
         self._closed = False
@@ -300,6 +313,20 @@ class Driver:
         self._fail(RefusedError("the job was stopped: its keys were withdrawn", reasons=tuple(reasons)))
         end_now(self.close, code=_EXIT_REFUSED)
 
+    def _tell(self, event: str, **facts: Any) -> None:  # noqa: ANN401  JSON values
+        """Tell the clients, and the host which stage the job is at, without the facts."""
+        self._clients.tell(event, **facts)
+        if event in _STAGES:
+            self._host.say("stage", name=event, **({"role": facts["role"]} if "role" in facts else {}))
+
+    def _report(self) -> None:
+        """Seal what the clients were told to the analyst, for the host to keep: the client may be gone."""
+        handover = self._clients.handover
+        if handover is not None:
+            with contextlib.suppress(StrongroomError):  # a key that nothing can be sealed to is its giver's loss
+                sealed = seal_report(self._clients.said, to=handover.report_to, keys=self._keys, job=self._digest)
+                self._host.say("report", sealed=sealed)
+
     def _fail(self, error: StrongroomError) -> None:
         failure = encode_failure(error)
         if self._ring.withdrawn and not failure["reasons"]:
@@ -314,6 +341,7 @@ class Driver:
             if self._closed:
                 return
             self._closed = True
+            self._report()
             self._host.say("finished")
             self._clients.close()
             try:

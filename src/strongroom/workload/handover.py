@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
+from strongroom.envelope.hpke import PUBLIC_BYTES as KEM_BYTES
 from strongroom.errors import EvidenceError, RefusedError, StrongroomError, TransportError, UsageError
 
 _MAX_MEASUREMENTS = 64
@@ -46,7 +47,7 @@ class Handover:
     """What the analyst's client gives an attested driver: the signed job, its program, the ticket and the broker.
 
     ``checkpoint`` is the last ledger checkpoint the client remembers, so that a broker rolled back behind it is refused
-    by the driver too.
+    by the driver too. ``report_to`` is the analyst's KEM key, which the driver's last report is sealed to.
     """
 
     statement: str
@@ -54,6 +55,7 @@ class Handover:
     ticket: Mapping[str, Any]
     broker: BrokerAddress
     checkpoint: str
+    report_to: bytes
 
     def encode(self) -> dict[str, Any]:
         """Return the handover as it travels."""
@@ -64,12 +66,14 @@ class Handover:
             "ticket": dict(self.ticket),
             "broker": self.broker.encode(),
             "checkpoint": self.checkpoint,
+            "report_to": base64.b64encode(self.report_to).decode(),
         }
 
     @classmethod
     def decode(cls, value: object) -> Self:
         """Parse a handover; raise MessageError otherwise."""
-        fields = expect(value, "statement", "program", "ticket", "broker", "checkpoint", type_="job")
+        names = ("statement", "program", "ticket", "broker", "checkpoint", "report_to")
+        fields = expect(value, *names, type_="job")
         ticket = fields["ticket"]
         if not isinstance(ticket, dict):
             raise MessageError("the ticket is not an object")
@@ -79,6 +83,7 @@ class Handover:
             ticket=ticket,
             broker=BrokerAddress.decode(fields["broker"]),
             checkpoint=str(fields["checkpoint"]),
+            report_to=_kem_key(fields["report_to"]),
         )
 
 
@@ -155,6 +160,21 @@ class ClusterJoin:
 
     def __repr__(self) -> str:
         return f"ClusterJoin(app_id={self.app_id!r}, executor_id={self.executor_id})"
+
+
+ATTACH: dict[str, Any] = {"type": "attach"}
+
+
+def is_attach(said: Mapping[str, Any]) -> bool:
+    """Return whether a client wants to listen to the job that it handed over before."""
+    return dict(said) == ATTACH
+
+
+def _kem_key(text: object) -> bytes:
+    key = unbase64(text)
+    if len(key) != KEM_BYTES:
+        raise MessageError(f"a KEM key has {KEM_BYTES} bytes, got {len(key)}")
+    return key
 
 
 def encode_failure(error: StrongroomError) -> dict[str, Any]:

@@ -5,6 +5,6 @@ whoever it starts must prove itself. ``process`` keeps everything in one driver 
 adds workers; ``kubernetes`` makes a pod of each.
 """
 
-from strongroom.jobs.launch.placement import JobHost, Launcher, Placement, RunningProcess, TeeHost
+from strongroom.jobs.launch.placement import JobHost, Launcher, Leavable, Placement, RunningProcess, TeeHost
 
-__all__ = ["JobHost", "Launcher", "Placement", "RunningProcess", "TeeHost"]
+__all__ = ["JobHost", "Launcher", "Leavable", "Placement", "RunningProcess", "TeeHost"]

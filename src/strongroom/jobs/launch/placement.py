@@ -151,6 +151,28 @@ class Placement(Protocol):
 
 
 @runtime_checkable
+class Leavable(Protocol):
+    """What a placement has besides that can go on without its client: a keeper on the host, and a history there."""
+
+    @property
+    def name(self) -> str:
+        """Return the job's name on the host."""
+        ...
+
+    def note(self, what: str, **facts: Any) -> None:  # noqa: ANN401  JSON values
+        """Write into the job's history what the client did."""
+        ...
+
+    def note_end(self, state: str, *, why: str = "") -> None:
+        """Write into the job's history how it ended."""
+        ...
+
+    def leave(self) -> None:
+        """Go away and leave everything running."""
+        ...
+
+
+@runtime_checkable
 class JobHost(Protocol):
     """Whatever can place a whole job, such as a cluster; a :class:`TeeHost` starts one process."""
 

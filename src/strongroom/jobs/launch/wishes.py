@@ -85,3 +85,8 @@ class Wishes:
             elif now - self._surplus_since.setdefault(role, now) >= _SURPLUS_SECONDS:
                 found[role] = over
         return found
+
+    def excess(self, have: Mapping[str, int]) -> dict[str, int]:
+        """Return how many members of each role are beyond what the driver wants at this moment."""
+        over = {role: have.get(role, 0) - self._counts.get(role, 0) for role in self._spoken if self._counts}
+        return {role: count for role, count in over.items() if count > 0}

@@ -14,7 +14,7 @@ import ssl
 import subprocess
 import tempfile
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -39,6 +39,7 @@ class Access:
     tls: ssl.SSLContext
     namespace: str
     headers: Headers
+    authority: str = ""  # certificates, in PEM, of those who vouch for the server; empty: the system's
 
     def __repr__(self) -> str:
         return f"Access(server={self.server!r})"
@@ -73,6 +74,22 @@ def _from_pod(pod: Path, environ: Mapping[str, str]) -> Access:
     )
 
 
+def keeper_access(account: Path, servers: Sequence[str], authority: str, *, namespace: str) -> Iterator[Access]:
+    """Yield access to each of ``servers`` by the token in ``account``, for a keeper to try in turn.
+
+    ``authority`` is what the analyst's client verified the API server with; the cluster's own is taken as well.
+    """
+    own = account / "ca.crt"
+    known = [text for text in (authority, own.read_text() if own.is_file() else "") if text]
+    for server in servers:
+        yield Access(
+            server=server.rstrip("/"),
+            tls=ssl.create_default_context(cadata="\n".join(known) or None),
+            namespace=namespace,
+            headers=lambda: {"Authorization": f"Bearer {(account / 'token').read_text().strip()}"},
+        )
+
+
 def _from_kubeconfig(files: list[Path], wanted: str) -> Access:
     import yaml
 
@@ -101,6 +118,7 @@ def _from_kubeconfig(files: list[Path], wanted: str) -> Access:
         tls=tls,
         namespace=str(context.get("namespace") or "default"),
         headers=_identity(user, home.parent, tls),
+        authority=_bytes_of(cluster, "certificate-authority", where.parent).decode(errors="replace"),
     )
 
 

@@ -21,6 +21,7 @@ from strongroom.jobs.launch.kubernetes.tunnel import Tunnel
 
 _SECONDS = 30.0
 _WATCH_SECONDS = 240
+_MERGE_PATCH = "application/merge-patch+json"
 _GROUPS = {
     "pods": "/api/v1",
     "configmaps": "/api/v1",
@@ -50,10 +51,15 @@ class WatchGoneError(StrongroomError):
 class Cluster:
     """One namespace of one cluster."""
 
-    def __init__(self, access: Access, *, namespace: str) -> None:
+    def __init__(self, access: Access, *, namespace: str, seconds: float = _SECONDS) -> None:
         self.namespace = namespace
         self._access = access
-        self._http = httpx.Client(base_url=access.server, verify=access.tls, timeout=_SECONDS, trust_env=True)
+        self._http = httpx.Client(base_url=access.server, verify=access.tls, timeout=seconds, trust_env=True)
+
+    @property
+    def access(self) -> Access:
+        """Return how this cluster is reached."""
+        return self._access
 
     def close(self) -> None:
         """Close every connection."""
@@ -70,6 +76,11 @@ class Cluster:
     def list(self, kind: str, *, labels: str = "", fields: str = "") -> Object:
         """Return a list with its resourceVersion."""
         return self._ask("GET", self._path(kind), what=f"list {kind}", query=_selectors(labels, fields))
+
+    def patch(self, kind: str, name: str, change: Mapping[str, Any]) -> Object:
+        """Change an object as a JSON merge patch says (RFC 7386), and return it."""
+        path = f"{self._path(kind)}/{name}"
+        return self._ask("PATCH", path, what=f"change {kind} {name}", body=change, content=_MERGE_PATCH)
 
     def delete(self, kind: str, name: str, *, grace: int | None = None) -> bool:
         """Delete an object and what it owns; return whether it was there."""
@@ -141,9 +152,11 @@ class Cluster:
         what: str,
         query: Mapping[str, str] | None = None,
         body: Mapping[str, Any] | None = None,
+        content: str = "application/json",
     ) -> Object:
         try:
-            answer = self._http.request(method, path, params=query, json=body, headers=dict(self._access.headers()))
+            headers = {**self._access.headers(), "Content-Type": content}
+            answer = self._http.request(method, path, params=query, json=body, headers=headers)
             if answer.status_code >= _FIRST_ERROR:
                 raise self._refusal(_status(answer), what=what)
             read = answer.json()

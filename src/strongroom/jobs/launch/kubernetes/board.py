@@ -5,20 +5,28 @@ What it shows is the untrusted host's word about the job's pods; what the job di
 
 from __future__ import annotations
 
+import contextlib
+import math
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from strongroom.errors import UsageError
+from strongroom.errors import StrongroomError, UsageError
 from strongroom.jobs.launch.kubernetes.api import Cluster
 from strongroom.jobs.launch.kubernetes.failures import explain_pod
+from strongroom.jobs.launch.kubernetes.history import CLIENT, HistoryWriter, JobHistory, client_about, read_history
 from strongroom.jobs.launch.kubernetes.manifests import (
     CONTAINER,
     DIGEST_ANNOTATION,
+    HISTORY_LABEL,
     JOB_LABEL,
     NAME_ANNOTATION,
     ROLE_LABEL,
 )
+
+_ALIVE = frozenset({"Pending", "Running", "Unknown", "Ending"})
+_QUIET_LOOKS = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +82,7 @@ class Board:
     def cancel(self, name: str) -> JobState:
         """Delete a job's driver, and with it everything that belongs to it; return how it stood before."""
         job = self.job(name)
+        self._note_cancel(job.name)
         drivers = [pod.name for pod in job.pods if pod.role == "driver"]
         for pod in drivers or [pod.name for pod in job.pods]:
             self._cluster.delete("pods", pod)
@@ -85,6 +94,47 @@ class Board:
             if pod.role == role:
                 with self._cluster.follow_log(pod.name, container=CONTAINER, follow=follow) as lines:
                     yield from lines
+
+    def histories(self) -> tuple[JobHistory, ...]:
+        """Return what happened to every job that is remembered, the newest first."""
+        found = [read_history(one) for one in self._cluster.list("configmaps", labels=HISTORY_LABEL)["items"]]
+        kept = {"driver", "keeper"}  # either still has something to say
+        alive = {job.name for job in self.jobs() if any(p.phase in _ALIVE for p in job.pods if p.role in kept)}
+        settled = [one if one.over or one.name in alive else replace(one, state="lost") for one in found]
+        return tuple(sorted(settled, key=lambda one: (one.created, one.name), reverse=True))
+
+    def history(self, name: str) -> JobHistory:
+        """Return what happened to one job; raise UsageError if it is not remembered."""
+        found = self.histories()
+        chosen = [one for one in found if name in (one.name, one.digest, one.title) or one.digest.startswith(name)]
+        if len(chosen) != 1:
+            problem = f"more than one job is called {name!r}" if chosen else f"no job {name!r} is remembered"
+            known = ", ".join(one.name for one in (chosen or found)) or "none"
+            raise UsageError(f"{problem} in {self._cluster.namespace}"[:300], hint=f"jobs there: {known}"[:500])
+        return chosen[0]
+
+    def watch(self, name: str, *, until: float = math.inf, every: float = 1.0) -> Iterator[JobHistory]:
+        """Yield a job's history whenever there is more of it, to the job's end or ``until`` (``time.monotonic``)."""
+        seen, quiet = -1, 0
+        while True:
+            found = self.history(name)
+            if len(found.events) != seen or found.over:
+                seen = len(found.events)
+                yield found
+            # A job that ended has a keeper that says so; one whose keeper is gone has none.
+            quiet = quiet + 1 if found.state == "lost" and not found.ended else 0
+            if found.ended or quiet >= _QUIET_LOOKS or time.monotonic() >= until:
+                return
+            time.sleep(every)
+
+    def _note_cancel(self, name: str) -> None:
+        with contextlib.suppress(StrongroomError):
+            found = self._cluster.get("configmaps", f"{name}-history")
+            if not read_history(found).ended:
+                history = HistoryWriter(self._cluster, job=name, part=CLIENT, about=client_about(found))
+                history.note("cancelled")
+                history.end("cancelled")
+                history.flush(at_once=True)
 
     def _read(self, labels: str) -> Sequence[JobState]:
         by_job: dict[str, list[Mapping[str, Any]]] = {}

@@ -133,6 +133,16 @@ def explain_lost(name: str) -> Trouble:
     )
 
 
+def is_clusters_doing(pod: Object) -> bool:
+    """Return whether a pod that failed was ended by the cluster (evicted, preempted, drained), not by its own fault."""
+    status = pod.get("status") or {}
+    reason = str(status.get("reason") or "")
+    disrupted = any(
+        one.get("type") == "DisruptionTarget" and one.get("status") == "True" for one in status.get("conditions") or ()
+    )
+    return disrupted or reason in {"Evicted", "Preempted", "Preempting"} or reason in _ENDED_BY_NODE
+
+
 def _explain_end(name: str, status: Object) -> Trouble:
     ended = _terminated(status)
     reason = str(status.get("reason") or ended.get("reason") or "")

@@ -16,19 +16,26 @@ from strongroom.jobs.spec import JobSpec
 class KubernetesHost:
     """One namespace that jobs are placed in; ``seed`` is a simulated platform's, which protects nothing."""
 
-    def __init__(self, cluster: Cluster, *, settings: KubernetesSettings, seed: bytes = b"") -> None:
+    def __init__(
+        self, cluster: Cluster, *, settings: KubernetesSettings, seed: bytes = b"", detached: bool = False
+    ) -> None:
         self.cluster = cluster
         self.settings = settings
         self._seed = seed
+        self._detached = detached
 
     @classmethod
-    def open(cls, settings: KubernetesSettings, *, seed: bytes = b"") -> KubernetesHost:
-        """Return the host that the settings describe, by the person's own kubeconfig."""
-        return cls(Cluster(find_access(settings.context), namespace=settings.namespace), settings=settings, seed=seed)
+    def open(cls, settings: KubernetesSettings, *, seed: bytes = b"", detached: bool = False) -> KubernetesHost:
+        """Return the host that the settings describe, by the person's own kubeconfig.
+
+        With ``detached``, jobs are left to keepers of the cluster.
+        """
+        cluster = Cluster(find_access(settings.context), namespace=settings.namespace)
+        return cls(cluster, settings=settings, seed=seed, detached=detached)
 
     def place(
         self, spec: JobSpec, *, job_digest: str, engine: str, on_event: Callable[[PlacementEvent], None]
     ) -> KubernetesLauncher:
         """Return the job's placement, not started yet."""
         pods = JobPods(spec=spec, digest=job_digest, engine=engine, settings=self.settings)
-        return KubernetesLauncher(self.cluster, pods=pods, seed=self._seed, on_event=on_event)
+        return KubernetesLauncher(self.cluster, pods=pods, seed=self._seed, detached=self._detached, on_event=on_event)

@@ -22,10 +22,18 @@ JOB_LABEL = "strongroom.dev/job"
 ROLE_LABEL = "strongroom.dev/role"
 DIGEST_ANNOTATION = "strongroom.dev/job-digest"
 NAME_ANNOTATION = "strongroom.dev/job-name"
+HISTORY_LABEL = "strongroom.dev/history"
 CONTAINER = "workload"
+KEEPER_FOLDER = "/etc/strongroom/keeper"
+ACCOUNT_FOLDER = "/var/run/secrets/strongroom"  # not where programs look for a pod's own account by themselves
 
 _TERMINATION_SECONDS = 10
 _DRAIN_SECONDS = 60  # a worker hands its blocks to others before it leaves
+_TOKEN_SECONDS = 3600
+_PORTER_SECONDS = 600
+_LIGHT = {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}}
+_PYTHON = ("python3", "-P", "-s", "-m")
+_HERE = "strongroom.jobs.launch.kubernetes"
 _OVERHEAD_MEBIBYTES = 768  # Python, Arrow and the JVM's own memory beside a worker's heap
 _REPORTS = "/sys/kernel/config"
 _NOT_DNS = re.compile(r"[^a-z0-9]+")
@@ -46,7 +54,7 @@ class JobPods:
     def name(self) -> str:
         """Return the job's name on the cluster: a DNS label that tells two runs of one job apart."""
         readable = _NOT_DNS.sub("-", self.spec.name.lower()).strip("-")[:30].strip("-") or "job"
-        return f"{readable}-{hashlib.sha256(self.digest.encode()).hexdigest()[:10]}"
+        return f"{readable}-{name_suffix(self.digest)}"
 
     @property
     def directory(self) -> str:
@@ -88,19 +96,38 @@ class JobPods:
 
     def simulated_platform(self, seed: bytes, *, owner: Manifest) -> Manifest:
         """Return the seed of the simulated platform that the job's pods share; it protects nothing and says so."""
-        return owned(
-            {
-                "apiVersion": "v1",
-                "kind": "ConfigMap",
-                "metadata": self._metadata(f"{self.name}-simulated", role="driver"),
-                "data": {"README": "A simulated TEE: it protects nothing, and this seed is no secret.\n"},
-                "binaryData": {"seed": base64.b64encode(seed).decode()},
-                "immutable": True,
-            },
-            owner,
-        )
+        made = self.map("simulated", {"README": "A simulated TEE: it protects nothing, and this seed is no secret.\n"})
+        return owned({**made, "binaryData": {"seed": base64.b64encode(seed).decode()}, "immutable": True}, owner)
 
-    def everything(self, *, seed: bytes = b"") -> list[Manifest]:
+    def map(self, what: str, data: Mapping[str, str], *, labels: Mapping[str, str] | None = None) -> Manifest:
+        """Return a config map of the job; nothing in it is secret."""
+        metadata = self._metadata(f"{self.name}-{what}", role="driver")
+        metadata["labels"] |= labels or {}
+        return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": dict(data)}
+
+    def keeper(self, *, owner: Manifest) -> Manifest:
+        """Return the pod that keeps the job when its client leaves: no TEE, no volume, the one token of a job.
+
+        What it may do is what the role of its account says; what it does is to make pods from the job's templates.
+        """
+        argv = ["--settings", f"{KEEPER_FOLDER}/keeper.json", "--account", ACCOUNT_FOLDER]
+        pod = self._plain_pod("keeper", f"{self.name}-keeper", [*_PYTHON, f"{_HERE}.keeper", *argv])
+        spec = pod["spec"]
+        spec["restartPolicy"] = "OnFailure"
+        spec["serviceAccountName"] = self.settings.keeper_account
+        token = {"serviceAccountToken": {"path": "token", "expirationSeconds": _TOKEN_SECONDS}}
+        authority = {"name": "kube-root-ca.crt", "optional": True, "items": [{"key": "ca.crt", "path": "ca.crt"}]}
+        spec["volumes"] += [
+            {"name": "settings", "configMap": {"name": f"{self.name}-keeper"}},
+            {"name": "account", "projected": {"sources": [token, {"configMap": authority}]}},
+        ]
+        spec["containers"][0]["volumeMounts"] += [
+            {"name": "settings", "mountPath": KEEPER_FOLDER, "readOnly": True},
+            {"name": "account", "mountPath": ACCOUNT_FOLDER, "readOnly": True},
+        ]
+        return owned(pod, owner)
+
+    def everything(self, *, seed: bytes = b"", detached: bool = False) -> list[Manifest]:
         """Return what a job would create, with places for what only the cluster knows, to be shown and not sent."""
         driver = self.driver()
         owner = {**driver, "metadata": {**driver["metadata"], "uid": "(the driver pod's uid)"}}
@@ -109,7 +136,8 @@ class JobPods:
         roles = [*(("worker", number) for number in range(1, workers + 1)), ("egress", workers + 1)]
         platform = [self.simulated_platform(seed, owner=owner)] if self.settings.flavour == "simulated" else []
         members = [self.member(role, number, driver=address, owner=owner) for role, number in roles]
-        return [driver, *platform, self.network_policy(owner=owner), *members]
+        kept = [self.map("keeper", {"keeper.json": "(the templates of the pods below)"}), self.keeper(owner=owner)]
+        return [driver, *platform, self.network_policy(owner=owner), *(kept if detached else ()), *members]
 
     def check_locations(self) -> None:
         """Raise UsageError, naming each, if an input lies where no volume of the settings is mounted."""
@@ -125,13 +153,7 @@ class JobPods:
             )
 
     def _metadata(self, name: str, *, role: str) -> Manifest:
-        labels = {
-            "app.kubernetes.io/name": "strongroom",
-            "app.kubernetes.io/component": role,
-            "app.kubernetes.io/managed-by": "strongroom",
-            JOB_LABEL: self.name,
-            ROLE_LABEL: role,
-        }
+        labels = job_labels(self.name, role=role)
         notes = {DIGEST_ANNOTATION: self.digest, NAME_ANNOTATION: self.spec.name}
         return {"name": name, "namespace": self.settings.namespace, "labels": labels, "annotations": notes}
 
@@ -147,53 +169,25 @@ class JobPods:
             epc=settings.epc,
             agent_policy=settings.agent_policy,
         )
-        metadata = self._metadata(name, role=role)
-        metadata["annotations"].update(chosen.annotations)
-        mounts, volumes = self._storage(chosen)
-        container: Manifest = {
-            "name": CONTAINER,
-            "image": settings.image,
-            "imagePullPolicy": settings.image_pull_policy,
-            "command": list(chosen.command),
-            "resources": self._resources(role, chosen),
-            "securityContext": {
-                "allowPrivilegeEscalation": False,
-                "capabilities": {"drop": ["ALL"]},
-                "privileged": False,
-                "readOnlyRootFilesystem": True,
-            },
-            "terminationMessagePolicy": "FallbackToLogsOnError",
-            "volumeMounts": mounts,
-        }
+        pod = self._plain_pod(role, name, chosen.command)
+        spec, container = pod["spec"], pod["spec"]["containers"][0]
+        pod["metadata"]["annotations"].update(chosen.annotations)
+        container["resources"] = self._resources(role, chosen)
+        container["volumeMounts"], spec["volumes"] = self._storage(chosen)
         if port:
             address = {"fieldRef": {"apiVersion": "v1", "fieldPath": "status.podIP"}}
             container["env"] = [{"name": "POD_IP", "valueFrom": address}]  # only to be named in the arguments
             container["ports"] = [{"name": "attested", "containerPort": port, "protocol": "TCP"}]
-        spec: Manifest = {
-            "automountServiceAccountToken": False,
-            "containers": [container],
-            "enableServiceLinks": False,
-            "restartPolicy": "Never",
-            "securityContext": {
-                "fsGroup": settings.user,
-                "runAsGroup": settings.user,
-                "runAsNonRoot": True,
-                "runAsUser": settings.user,
-                "seccompProfile": {"type": "RuntimeDefault"},
-            },
-            "serviceAccountName": settings.service_account,
-            "terminationGracePeriodSeconds": _DRAIN_SECONDS if role == "worker" else _TERMINATION_SECONDS,
-            "volumes": volumes,
-        }
+        if role == "worker":
+            spec["terminationGracePeriodSeconds"] = _DRAIN_SECONDS
         if chosen.runtime_class:
             spec["runtimeClassName"] = chosen.runtime_class
         if settings.node_selector:
             spec["nodeSelector"] = dict(settings.node_selector)
-        if settings.tolerations:
-            spec["tolerations"] = [dict(one) for one in settings.tolerations]
-        if settings.image_pull_secrets:
-            spec["imagePullSecrets"] = [{"name": one} for one in settings.image_pull_secrets]
-        return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
+        return pod
+
+    def _plain_pod(self, role: str, name: str, command: Sequence[str]) -> Manifest:
+        return plain_pod(self.settings, self._metadata(name, role=role), command)
 
     def _resources(self, role: str, chosen: Shape) -> Manifest:
         if role == "worker":
@@ -227,6 +221,88 @@ class JobPods:
             mounts.append({"name": "reports", "mountPath": _REPORTS})
             volumes.append({"name": "reports", "hostPath": {"path": _REPORTS, "type": "Directory"}})
         return mounts, volumes
+
+
+def name_suffix(digest: str) -> str:
+    """Return what a job's name on the cluster ends with: it holds whoever shows a digest for that name to its word."""
+    return hashlib.sha256(digest.encode()).hexdigest()[:10]
+
+
+def plain_pod(settings: KubernetesSettings, metadata: Manifest, command: Sequence[str]) -> Manifest:
+    """Return a pod that may do nothing but run ``command``: what every pod of ours has in common."""
+    container: Manifest = {
+        "name": CONTAINER,
+        "image": settings.image,
+        "imagePullPolicy": settings.image_pull_policy,
+        "command": list(command),
+        "resources": _LIGHT,
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+            "privileged": False,
+            "readOnlyRootFilesystem": True,
+        },
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": [{"name": "temporary", "mountPath": "/tmp"}],  # noqa: S108
+    }
+    spec: Manifest = {
+        "automountServiceAccountToken": False,
+        "containers": [container],
+        "enableServiceLinks": False,
+        "restartPolicy": "Never",
+        "securityContext": {
+            "fsGroup": settings.user,
+            "fsGroupChangePolicy": "OnRootMismatch",
+            "runAsGroup": settings.user,
+            "runAsNonRoot": True,
+            "runAsUser": settings.user,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "serviceAccountName": settings.service_account,
+        "terminationGracePeriodSeconds": _TERMINATION_SECONDS,
+        "volumes": [{"name": "temporary", "emptyDir": {"medium": "Memory", "sizeLimit": "64Mi"}}],
+    }
+    if settings.tolerations:
+        spec["tolerations"] = [dict(one) for one in settings.tolerations]
+    if settings.image_pull_secrets:
+        spec["imagePullSecrets"] = [{"name": one} for one in settings.image_pull_secrets]
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
+
+
+def porter_pod(settings: KubernetesSettings, *, job: str, title: str, name: str, directory: str, port: int) -> Manifest:
+    """Return the pod that hands out the encrypted files below ``directory``, to anybody, for ten minutes at most."""
+    argv = ["--directory", directory, "--listen", f"0.0.0.0:{port}"]
+    labels = job_labels(job, role="porter")
+    metadata = {
+        "name": name,
+        "namespace": settings.namespace,
+        "labels": labels,
+        "annotations": {NAME_ANNOTATION: title},
+    }
+    pod = plain_pod(settings, metadata, [*_PYTHON, f"{_HERE}.porter", *argv])
+    pod["spec"]["activeDeadlineSeconds"] = _PORTER_SECONDS
+    container = pod["spec"]["containers"][0]
+    container["ports"] = [{"name": "ciphertext", "containerPort": port, "protocol": "TCP"}]
+    volume = settings.volume_of(directory)
+    if volume is None:
+        raise UsageError(
+            f"no volume of the settings holds {directory}", hint="use the settings that the job was submitted with"
+        )
+    container["volumeMounts"].append({"name": "storage", "mountPath": volume.mount, "readOnly": True})
+    claim = {"claimName": volume.claim, "readOnly": True}
+    pod["spec"]["volumes"].append({"name": "storage", "persistentVolumeClaim": claim})
+    return pod
+
+
+def job_labels(job: str, *, role: str) -> dict[str, str]:
+    """Return the labels of one object of a job."""
+    return {
+        "app.kubernetes.io/name": "strongroom",
+        "app.kubernetes.io/component": role,
+        "app.kubernetes.io/managed-by": "strongroom",
+        JOB_LABEL: job,
+        ROLE_LABEL: role,
+    }
 
 
 def owned(manifest: Manifest, owner: Mapping[str, Any]) -> Manifest:

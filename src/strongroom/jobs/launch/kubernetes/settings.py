@@ -66,6 +66,17 @@ class KubernetesSettings(Form):
     service_account: Dns = Field(
         default="default", description="whose name the pods run under; no token of it is ever mounted"
     )
+    keeper_account: Dns = Field(
+        default="strongroom-keeper",
+        description="whose name the keepers of jobs left to the cluster run under; they alone get its token",
+    )
+    api_server: Annotated[str, Field(pattern=r"^(https://[^\s]+)?$")] = Field(
+        default="",
+        description="the API server's address for pods; by default the cluster's own, else the kubeconfig's",
+        examples=['api_server = "https://10.0.0.1:6443"'],
+    )
+    history_jobs: int = Field(default=200, ge=0, le=5000, description="how many jobs' histories are kept")
+    history_days: int = Field(default=30, ge=0, le=3650, description="for how many days a job's history is kept")
     directory: Absolute = Field(
         description="where jobs leave encrypted outputs: below a volume that may be written",
         examples=['directory = "/jobs"'],

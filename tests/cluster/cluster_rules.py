@@ -1,0 +1,65 @@
+"""What a real API server refuses in an object that its schema permits, as far as our objects could err there."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+
+_LABEL = re.compile(r"(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?")
+_SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+_DNS = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
+_MOST_ANNOTATIONS = 256 << 10
+_MOST_MAP = 1 << 20
+
+
+def find_problems(manifest: dict) -> list[tuple[str, object, str]]:
+    """Return (field, value, why) of everything that would be refused as invalid."""
+    return list(_find(manifest))
+
+
+def _find(manifest: dict) -> Iterator[tuple[str, object, str]]:
+    meta, spec = manifest.get("metadata", {}), manifest.get("spec") or {}
+    name = str(meta.get("name", ""))
+    if not _SUBDOMAIN.fullmatch(name) or len(name) > 253:
+        yield "metadata.name", name, "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters"
+    for key, value in (meta.get("labels") or {}).items():
+        if not _LABEL.fullmatch(str(value)) or len(str(value)) > 63:
+            yield "metadata.labels", value, f"a valid label must be 63 characters or less ({key})"
+    if sum(len(str(k)) + len(str(v)) for k, v in (meta.get("annotations") or {}).items()) > _MOST_ANNOTATIONS:
+        yield "metadata.annotations", "", "may not be more than 262144 bytes"
+    if manifest.get("kind") == "ConfigMap":
+        yield from _find_in_map(manifest)
+    if manifest.get("kind") == "Pod":
+        yield from _find_in_pod(spec)
+
+
+def _find_in_map(manifest: dict) -> Iterator[tuple[str, object, str]]:
+    data = manifest.get("data") or {}
+    for key, value in data.items():
+        if not isinstance(value, str):
+            yield f"data[{key}]", value, "must be a string"
+    if sum(len(str(value)) for value in data.values()) > _MOST_MAP:
+        yield "data", "", "Too long: may not be more than 1048576 bytes"
+
+
+def _find_in_pod(spec: dict) -> Iterator[tuple[str, object, str]]:
+    volumes = [one["name"] for one in spec.get("volumes", ())]
+    for volume, times in Counter(volumes).items():
+        if times > 1 or not _DNS.fullmatch(volume) or len(volume) > 63:
+            yield "spec.volumes.name", volume, "must be a DNS label, and no duplicate"
+    for container in spec.get("containers", ()):
+        paths = Counter(one["mountPath"] for one in container.get("volumeMounts", ()))
+        for path, times in paths.items():
+            if times > 1:
+                yield "spec.containers[0].volumeMounts.mountPath", path, "must be unique"
+        for mount in container.get("volumeMounts", ()):
+            if mount["name"] not in volumes:
+                yield "spec.containers[0].volumeMounts.name", mount["name"], "Not found"
+        for port in container.get("ports", ()):
+            if len(port.get("name", "")) > 15:
+                yield "spec.containers[0].ports.name", port["name"], "must be no more than 15 characters"
+        limits = container.get("resources", {}).get("limits", {})
+        for resource, asked in container.get("resources", {}).get("requests", {}).items():
+            if "/" in resource and limits.get(resource) != asked:
+                yield f"spec.containers[0].resources.requests[{resource}]", asked, "must equal the limit"
