@@ -77,6 +77,7 @@ def test_analyst_comes_back_to_a_running_job_and_hears_it_from_the_beginning(lab
     assert history(lab, left.name).state == "cancelled"
 
 
+@pytest.mark.slow
 def test_stranger_may_not_listen_to_somebody_elses_job(lab):
     """Attack: another party attests the driver and asks to be told what it tells its analyst."""
     left = lab.leave(job=lab.world.write_job(program=LONG_QUERY))
@@ -90,6 +91,7 @@ def test_stranger_may_not_listen_to_somebody_elses_job(lab):
     Board(lab.host().cluster).cancel(left.name)
 
 
+@pytest.mark.slow
 def test_why_it_failed_is_for_its_analyst_alone(lab):
     """Attack: the host reads the history and the sealed report for what the program's failure quotes."""
     job = lab.world.write_job(program="SELECT region, sqrt(-1 * count(*)) AS n FROM sales GROUP BY region")
@@ -104,6 +106,7 @@ def test_why_it_failed_is_for_its_analyst_alone(lab):
         lab.world.partner.read_report(left, told.report)
 
 
+@pytest.mark.slow
 def test_report_of_another_driver_is_not_believed(double):
     """Attack: the host exchanges the report for one that its own workload sealed to the analyst."""
     from strongroom.attestation.workload_keys import WorkloadKeys
@@ -122,6 +125,7 @@ def test_report_of_another_driver_is_not_believed(double):
         follow(double, left)
 
 
+@pytest.mark.slow
 def test_keeper_that_is_killed_goes_on_where_it_was(double):
     double.cluster.node.delay = lambda pod: 3.0 if "-egress-" in pod["metadata"]["name"] else 0.0
     left = double.leave()
@@ -134,6 +138,7 @@ def test_keeper_that_is_killed_goes_on_where_it_was(double):
     assert len(egress) == 1
 
 
+@pytest.mark.slow
 def test_egress_that_is_killed_after_the_client_left_is_replaced(double):
     killed = []
 
@@ -153,6 +158,7 @@ def test_egress_that_is_killed_after_the_client_left_is_replaced(double):
     assert killed
 
 
+@pytest.mark.slow
 def test_driver_that_is_evicted_while_nobody_listens_is_told_later(double):
     left = double.leave(job=double.world.write_job(program=LONG_QUERY))
     double.cluster.node.evict(f"{left.name}-driver", NAMESPACE)
@@ -162,6 +168,7 @@ def test_driver_that_is_evicted_while_nobody_listens_is_told_later(double):
         follow(double, left)
 
 
+@pytest.mark.slow
 def test_history_stays_when_everything_else_is_gone_and_old_ones_go(lab):
     first = lab.leave()
     wait_until(lambda: history(lab, first.name).over)

@@ -12,6 +12,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import date, time
 from decimal import Decimal
 from typing import Any
 
@@ -48,7 +49,7 @@ class Screen:
     def result(self, value: Mapping[str, Any], *, text: Iterable[str | Text | Table] = ()) -> None:
         """Print the verb's result: ``value`` as one JSON object, or ``text`` line by line for people."""
         if self.as_json:
-            click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+            click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=_plain))
             return
         for line in text:
             self._out.print(show(line) if isinstance(line, str) else line)
@@ -153,6 +154,17 @@ _PAINT = (
     (r"is \d+, needs \d+", "red"),
     (r"INTEL-SA-\d+", "magenta"),
 )
+
+
+def _plain(value: object) -> object:
+    """Return what JSON has no word for as it has: exact whole numbers, other decimals and times as text."""
+    if isinstance(value, Decimal):
+        return int(value) if value == value.to_integral_value() else str(value)
+    if isinstance(value, date | time):  # a datetime is a date
+        return value.isoformat()
+    if isinstance(value, bytes):
+        return value.hex()
+    raise TypeError(f"a result of type {type(value).__name__} has no form in JSON")
 
 
 def _colourless() -> bool | None:

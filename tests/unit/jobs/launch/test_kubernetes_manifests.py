@@ -162,3 +162,31 @@ def test_locations_are_held_against_the_volumes():
     pods(location="s3://bucket/flights").check_locations()
     with pytest.raises(UsageError, match="flights at /database"):
         pods(location="/database").check_locations()
+
+
+def test_templates_give_the_pods_that_were_rendered():
+    from strongroom.jobs.launch.kubernetes.template import MemberTemplates
+
+    job_pods = pods()
+    owner = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "d", "uid": "u"}}
+    templates = MemberTemplates.decode(MemberTemplates.render(job_pods, owner=owner).encode())
+    for role, number in (("worker", 3), ("egress", 7)):
+        rendered = job_pods.member(role, number, driver=("10.0.0.9", 7077), owner=owner)
+        assert templates.fill(role, number, driver=("10.0.0.9", 7077)) == rendered
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_pods_outside_the_tee_are_valid_and_light(version):
+    from strongroom.jobs.launch.kubernetes.manifests import porter_pod
+
+    chosen = settings("sgx")
+    porter = porter_pod(chosen, job="a-1", title="a", name="a-1-porter-1", directory="/jobs/a-1/results/x", port=7077)
+    kept = [one for one in pods("sgx").everything(detached=True) if one["metadata"]["name"].endswith("-keeper")]
+    for one in (porter, *kept):
+        kubernetes_validate.validate(one, version, strict=True)
+    for pod in (one for one in (porter, *kept) if one["kind"] == "Pod"):
+        assert "sgx.intel.com/epc" not in str(pod)
+        assert pod["spec"]["securityContext"]["runAsNonRoot"] is True
+        assert pod["spec"]["containers"][0]["securityContext"]["readOnlyRootFilesystem"] is True
+    mounts = {mount["mountPath"]: mount.get("readOnly") for mount in porter["spec"]["containers"][0]["volumeMounts"]}
+    assert mounts == {"/tmp": None, "/jobs": True}

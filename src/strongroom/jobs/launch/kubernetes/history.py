@@ -2,7 +2,7 @@
 
 It is the untrusted host's word, bounded, and holds nothing secret: states with their times, pods, why something ended,
 and the driver's last report, which is sealed to the analyst. Client and keeper write a part each, so neither waits for
-the other (spec/7-kubernetes.md §6).
+the other (spec/7-kubernetes.md §7).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Hand out the files below one directory, as one tar a connection: ciphertext on its way to whoever may open it.
 
 Entry point of the porter's pod, for analysts whose machine does not see the cluster's storage. It is untrusted and asks
-nobody who he is: what it carries is encrypted, and whoever fetches verifies every byte (spec/7-kubernetes.md §7).
+nobody who he is: what it carries is encrypted, and whoever fetches verifies every byte (spec/7-kubernetes.md §8).
 """
 
 from __future__ import annotations

@@ -1,0 +1,85 @@
+"""Attack: the cluster's porter sends paths outside the directory, links, devices, cut files, or files without end."""
+
+import io
+import tarfile
+
+import pytest
+
+from strongroom.errors import TransportError
+from strongroom.jobs.launch.kubernetes import carrying
+from strongroom.jobs.launch.kubernetes.carrying import unpack
+from strongroom.jobs.launch.kubernetes.porter import pack
+
+
+def archive(*entries: tuple[tarfile.TarInfo, bytes]) -> tarfile.TarFile:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for entry, data in entries:
+            entry.size = len(data)
+            tar.addfile(entry, io.BytesIO(data))
+    buffer.seek(0)
+    return tarfile.open(fileobj=buffer, mode="r|")
+
+
+def entry(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.TarInfo:
+    made = tarfile.TarInfo(name)
+    made.type, made.linkname = kind, link
+    return made
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        entry("/etc/passwd"),
+        entry("../beside"),
+        entry("a/../../beside"),
+        entry("link", tarfile.SYMTYPE, "/etc/passwd"),
+        entry("link", tarfile.LNKTYPE, "a"),
+        entry("pipe", tarfile.FIFOTYPE),
+        entry("device", tarfile.CHRTYPE),
+    ],
+)
+def test_only_plain_files_below_the_directory_are_written(tmp_path, bad):
+    target = tmp_path / "output"
+    target.mkdir()
+    with pytest.raises(TransportError):
+        unpack(archive((entry("a"), b"good"), (bad, b"")), target)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a", "output"]
+
+
+def test_a_file_is_not_written_twice(tmp_path):
+    with pytest.raises(FileExistsError):
+        unpack(archive((entry("a"), b"first"), (entry("a"), b"second")), tmp_path)
+
+
+def test_files_without_end_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(carrying, "_MOST_FILES", 3)
+    with pytest.raises(TransportError, match="without end"):
+        unpack(archive(*((entry(f"f{number}"), b"") for number in range(5))), tmp_path)
+
+
+def test_porter_follows_no_link_out_of_the_output(tmp_path):
+    """Attack: a job's directory is made to hold a link to the node's files before somebody fetches it."""
+    import socket
+    import threading
+
+    (tmp_path / "outside").write_bytes(b"not of the output")
+    place = tmp_path / "output"
+    (place / "deep").mkdir(parents=True)
+    (place / "deep" / "file").write_bytes(b"ciphertext" * 100_000)
+    (place / "link").symlink_to(tmp_path / "outside")
+    ours, theirs = socket.socketpair()
+
+    def send() -> None:
+        pack(place, theirs)
+        theirs.close()
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    target = tmp_path / "target"
+    target.mkdir()
+    with ours, ours.makefile("rb") as pipe, tarfile.open(fileobj=pipe, mode="r|") as tar:
+        unpack(tar, target)
+    sender.join()
+    assert [path.name for path in target.rglob("*") if path.is_file()] == ["file"]
+    assert (target / "deep" / "file").read_bytes() == b"ciphertext" * 100_000
