@@ -27,13 +27,13 @@ def test_pod_of_a_member_that_fell_silent_is_deleted_and_another_made(lab):
             time.sleep(0.05)
         (silent,) = egress_pods(launcher)
         for name in ("somebody-elses-pod", silent):
-            launcher._take_word(json.dumps({"event": "lost", "role": "egress", "name": name}))
+            launcher._keeper._take_word(json.dumps({"event": "lost", "role": "egress", "name": name}))
         channel = analyst.attest_driver(submitted, launcher.start_address)
         analyst.hand_over(submitted, channel, broker=broker)
         report = analyst.follow(submitted, channel, on_event=lambda name, facts: seen.append((name, facts)))
         made = [facts["pod"] for name, facts in seen if name == "host-started" and facts["role"] == "egress"]
         assert made[0] == silent
         assert len(made) == 2
-        assert lab.world.fetch(report) == expected_answer()
+        assert lab.fetch(report) == expected_answer()
     finally:
         launcher.stop()

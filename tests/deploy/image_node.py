@@ -37,10 +37,12 @@ class ImageNode(Node):
                 mounts += ["--tmpfs", path]
             elif "configMap" in volume:
                 mounts += ["--ro-bind", str(self._lay_map(namespace, volume["configMap"]["name"])), path]
+            elif "projected" in volume:
+                mounts += ["--ro-bind", str(self._lay_account(pod, volume["projected"]["sources"])), path]
             else:
                 folder = str(self.claims[volume["persistentVolumeClaim"]["claimName"]])
                 mounts += ["--ro-bind" if mount.get("readOnly") else "--bind", folder, path]
-        environment = dict(self.image_environment)
+        environment = {**self.image_environment, **self.environment}
         for one in container.get("env", ()):
             environment[one["name"]] = ADDRESS
         command = [*container.get("command", ()), *container.get("args", ())]
