@@ -113,7 +113,7 @@ def render_history(pods: JobPods, *, detached: bool, now: datetime) -> Manifest:
         "engine": pods.engine,
         "flavour": pods.settings.flavour,
         "image": pods.settings.image,
-        "workers": pods.spec.workers if pods.engine == "spark" else 0,
+        "workers": pods.spec.workers if pods.engine != "embedded" else 0,
         "outputs": sorted(pods.spec.outputs),
         "directory": pods.directory,
         "namespace": pods.settings.namespace,
