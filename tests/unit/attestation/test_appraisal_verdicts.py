@@ -173,7 +173,7 @@ def test_facts_list_every_objection_of_a_policy_while_appraisal_stops_at_the_fir
         "measurement",
         "hardware",
     ]
-    assert "PCE SVN is 13, needs 14: update the BIOS or microcode" in facts["reasons"][1]["hint"]
+    assert "PCE SVN is 13, needs 14: update the platform's DCAP packages" in facts["reasons"][1]["hint"]
     assert facts["tier"] == "contraindicated"
     with pytest.raises(EvidenceError) as refused:
         appraise("sgx", faults, policy=policy)

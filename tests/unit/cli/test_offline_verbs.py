@@ -137,8 +137,8 @@ def test_permit_must_be_told_what_to_do(desk: Path, capsys: Told) -> None:
 def test_measurements_differ_by_role_and_by_tee_and_by_one_byte_of_the_package(tmp_path: Path, capsys: Told) -> None:
     sgx = answer(["measure"], capsys)["measurements"]
     tdx = answer(["measure", "driver", "--tee", "tdx"], capsys)["measurements"]
-    assert len({*sgx.values(), *tdx.values()}) == 5
-    assert set(sgx) == {"broker", "driver", "worker", "egress"}
+    assert len({*sgx.values(), *tdx.values()}) == 6
+    assert set(sgx) == {"broker", "driver", "worker", "egress", "endpoint"}
     package = tmp_path / "strongroom"
     package.mkdir()
     (package / "__init__.py").write_text("A = 1\n")
