@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,6 +44,19 @@ def spark_room(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkRoom]:
         yield room
     finally:
         room.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Any]:
+    """Lend one PostgreSQL server to every test of a session that asks for it."""
+    sys.path.insert(0, str(Path(__file__).parent / "unit" / "broker"))
+    from postgres import Server
+
+    server = Server()
+    try:
+        yield server
+    finally:
+        server.stop()
 
 
 class SparkRoom:

@@ -16,7 +16,6 @@ import sys
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import uvloop
@@ -34,7 +33,7 @@ from strongroom.broker.server import reserve, serve
 from strongroom.broker.service import Service
 from strongroom.broker.sessions import Nonces, Sessions
 from strongroom.broker.state import State
-from strongroom.catalog.store import MonotonicCounter, RolledBackStoreError, Store
+from strongroom.catalog.store import MonotonicCounter, RolledBackStoreError, Store, StoreInUseError
 from strongroom.errors import StrongroomError, UsageError
 from strongroom.ledger.entry import EntryKind
 
@@ -43,6 +42,7 @@ REFUSED_STARTS = "refused-starts"
 NOTED_STARTS = "noted-starts"
 SEALING_LABEL = "broker-store"
 MAX_PORT = 65_535
+STANDBY_SECONDS = 0.5
 
 
 class MemoryOfParties:
@@ -87,14 +87,29 @@ async def note_refused_starts(tee: Tee, desk: Desk) -> None:
             noted.advance_to(refused)
 
 
-async def run(*, directory: Path, host: str, port: int) -> None:
+async def open_store(place: str, *, tee: Tee, standby: bool, stop: asyncio.Event) -> Store | None:
+    """Return the store at ``place``; with ``standby``, once no other broker serves from it, or None if told to stop."""
+    while not stop.is_set():
+        try:
+            return Store.open(place, sealing_key=tee.sealing_key(SEALING_LABEL), tables=[METADATA])
+        except StoreInUseError:
+            if not standby:
+                raise
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), STANDBY_SECONDS)
+    return None
+
+
+async def run(*, place: str, standby: bool, host: str, port: int) -> None:
     """Open the store, write the start into the ledger, and serve until told to stop or the store fails."""
     tee = detect()
-    held = reserve(host, port)
-    store = Store.open(directory, sealing_key=tee.sealing_key(SEALING_LABEL), tables=[METADATA])
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    store = await open_store(place, tee=tee, standby=standby, stop=stop)
+    if store is None:
+        return
+    held = reserve(host, port)
     try:
         state = State.load(store.load())
         counter, protection = find_counter(tee, store)
@@ -145,7 +160,8 @@ async def run(*, directory: Path, host: str, port: int) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the broker and return its exit code."""
     parser = argparse.ArgumentParser(prog="strongroom-broker", description="Release keys to attested workloads.")
-    parser.add_argument("--store", type=Path, required=True, help="the directory of the sealed store")
+    parser.add_argument("--store", required=True, help="the sealed store: a directory, or postgresql+psycopg://...")
+    parser.add_argument("--standby", action="store_true", help="wait while another broker serves from the store")
     parser.add_argument("--listen", default="127.0.0.1:0", help="host:port; port 0 takes a free one")
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s %(message)s")
@@ -154,7 +170,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not host or not port.isdecimal() or int(port) > MAX_PORT:
             raise UsageError(f"--listen is host:port, got {arguments.listen!r}", hint="for example 127.0.0.1:8443")
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(run(directory=arguments.store, host=host.strip("[]"), port=int(port)))
+            runner.run(run(place=arguments.store, standby=arguments.standby, host=host.strip("[]"), port=int(port)))
     except StrongroomError as error:
         said = {"event": "failed", "kind": error.kind, "message": error.message, "hint": error.hint}
         print(json.dumps(said), flush=True)  # noqa: T201

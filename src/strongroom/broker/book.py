@@ -90,7 +90,7 @@ class Book:
         """
         if self._failed is None and time.monotonic() - self._counter_read >= COUNTER_SECONDS:
             try:
-                await asyncio.get_running_loop().run_in_executor(self._disk, lambda: self._check_alone(force=False))
+                await asyncio.get_running_loop().run_in_executor(self._disk, self._look_around)
             except Exception as error:  # noqa: BLE001  whatever it is, the store may be an old copy
                 self._fail(error, ())  # A commit that is on its way fails by itself.
         if self._failed is not None:
@@ -153,6 +153,11 @@ class Book:
         if administrative:
             self._counter.advance_to(epoch)
         return self._sign(growth.size, root)
+
+    def _look_around(self) -> None:
+        """Notice that another broker wrote to this store, or was started over a copy of it."""
+        self._store.check_head()
+        self._check_alone(force=False)
 
     def _check_alone(self, *, force: bool) -> None:
         """Notice within two seconds that another broker was started over a copy of this store."""

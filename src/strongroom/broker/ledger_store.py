@@ -6,12 +6,11 @@ Where a hash stands in its row follows from the shape of the tree, so nothing bu
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import sqlalchemy as sa
 
+from strongroom.catalog.databases import Cursor
 from strongroom.errors import LedgerError
 from strongroom.ledger.log import Growth
 from strongroom.ledger.proofs import HASH_BYTES, LeafRange, Place
@@ -20,7 +19,7 @@ METADATA = sa.MetaData()
 ROWS = sa.Table(
     "ledger",
     METADATA,
-    sa.Column("start", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("start", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=False),
     sa.Column("size", sa.Integer, nullable=False),
     sa.Column("entries", sa.LargeBinary, nullable=False),
     sa.Column("hashes", sa.LargeBinary, nullable=False),
@@ -67,21 +66,20 @@ class SqlLogStore:
 
     def append(self, growth: Growth) -> None:
         """Make ``growth`` durable in a transaction of its own."""
-        connection = self._engine.raw_connection()
-        try:
-            cursor: Any = connection.cursor()
-            write_growth(cursor, growth)
-            connection.commit()
-        finally:
-            connection.close()
+        if growth.entries:
+            with self._engine.begin() as connection:
+                connection.execute(sa.insert(ROWS).values(_row(growth)))
 
 
-def write_growth(cursor: sqlite3.Cursor, growth: Growth) -> None:
+def write_growth(cursor: Cursor, growth: Growth) -> None:
     """Write ``growth`` inside a transaction that somebody else commits."""
-    if not growth.entries:
-        return
+    if growth.entries:
+        cursor.execute(_INSERT, _row(growth))
+
+
+def _row(growth: Growth) -> tuple[int, int, bytes, bytes]:
     framed = b"".join(len(entry).to_bytes(_FRAME, "big") + entry for entry in growth.entries)
-    cursor.execute(_INSERT, (growth.start, len(growth.entries), framed, b"".join(growth.nodes.values())))
+    return growth.start, len(growth.entries), framed, b"".join(growth.nodes.values())
 
 
 def hashes_before(leaf: int) -> int:

@@ -6,20 +6,18 @@ one transaction. The head carries an epoch that the platform's counter also hold
 
 from __future__ import annotations
 
-import fcntl
 import json
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Protocol, Self
 
 import sqlalchemy as sa
 
+from strongroom.catalog.databases import Cursor, Database, StoreError, StoreInUseError, open_database
 from strongroom.catalog.sealing import Sealer, SealError, add_tags
 from strongroom.digests import frame
-from strongroom.errors import StrongroomError, UsageError
 
 FORMAT = 1
 _METADATA = sa.MetaData()
@@ -28,7 +26,7 @@ RECORDS = sa.Table(
     _METADATA,
     sa.Column("kind", sa.Text, primary_key=True),
     sa.Column("key", sa.Text, primary_key=True),
-    sa.Column("sequence", sa.Integer, nullable=False),
+    sa.Column("sequence", sa.BigInteger, nullable=False),
     sa.Column("sealed", sa.LargeBinary, nullable=False),
     sqlite_with_rowid=False,
 )
@@ -39,10 +37,6 @@ HEAD = sa.Table(
     sa.Column("sealed", sa.LargeBinary, nullable=False),
 )
 _HEAD_PLACE = frame(b"strongroom/store/head/v1")
-
-
-class StoreError(StrongroomError):
-    """The broker's store cannot be used."""
 
 
 class RolledBackStoreError(StoreError):
@@ -89,61 +83,46 @@ class LedgerEnd:
 
     size: int
     root: bytes
-    write: Callable[[sqlite3.Cursor], None]
+    write: Callable[[Cursor], None]
 
 
 class Store:
-    """The broker's store in one directory; one process at a time."""
+    """The broker's store in one database; one process at a time."""
 
-    def __init__(self, directory: Path, *, sealer: Sealer, engine: sa.Engine, lock: Any) -> None:  # noqa: ANN401  a file
-        self.directory = directory
-        self.engine = engine
+    def __init__(self, database: Database, *, sealer: Sealer) -> None:
+        self.engine = database.engine
+        self._database = database
         self._sealer = sealer
-        self._lock = lock
         self._tags: dict[tuple[str, str], int] = {}
-        self._writer: sa.PoolProxiedConnection | None = None
+        self._sealed_head: bytes | None = None
         self.head = Head()
 
     @classmethod
-    def open(cls, directory: Path, *, sealing_key: bytes, tables: Sequence[sa.MetaData]) -> Self:
-        """Open or create the store in ``directory``; ``tables`` are other rooms' tables in the same database.
+    def open(cls, place: str | Path, *, sealing_key: bytes, tables: Sequence[sa.MetaData]) -> Self:
+        """Open or create the store at ``place``; ``tables`` are other rooms' tables in the same database.
 
-        Raise UsageError if another process uses it, StoreError if it is not a store.
+        ``place`` is a directory or the address of a PostgreSQL database. Raise StoreInUseError if another process uses
+        it, UsageError if it cannot be reached, StoreError if it is not a store.
         """
-        try:
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            lock = (directory / "lock").open("w")
-        except OSError as error:
-            raise UsageError(
-                f"cannot use {directory} as the store: {error.strerror}", hint="name a directory this process may write"
-            ) from error
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            lock.close()
-            raise UsageError(
-                f"another broker uses the store {directory}", hint="stop it first, or name another directory"
-            ) from error
-        engine = sa.create_engine(f"sqlite:///{directory / 'store.sqlite'}", connect_args={"timeout": 10})
-        sa.event.listen(engine, "connect", _configure)
+        database = open_database(place)
         try:
             for metadata in (_METADATA, *tables):
-                metadata.create_all(engine)
+                metadata.create_all(database.engine)
         except (sa.exc.DatabaseError, sqlite3.DatabaseError) as error:
-            lock.close()
-            raise _damaged(directory, error) from error
-        return cls(directory, sealer=Sealer(sealing_key), engine=engine, lock=lock)
+            database.close()
+            raise _damaged(database, error) from error
+        return cls(database, sealer=Sealer(sealing_key))
 
     def load(self) -> Iterator[Change]:
         """Yield every record, opened; raise StoreError at the end unless they are exactly what was committed."""
         try:
             yield from self._load()
         except sa.exc.DatabaseError as error:
-            raise _damaged(self.directory, error) from error
+            raise _damaged(self._database, error) from error
 
     def _load(self) -> Iterator[Change]:
         with self.engine.connect() as connection:
-            sealed_head = connection.execute(sa.select(HEAD.c.sealed)).scalar()
+            sealed_head = self._sealed_head = connection.execute(sa.select(HEAD.c.sealed)).scalar()
             rows = connection.execute(sa.select(RECORDS.c.kind, RECORDS.c.key, RECORDS.c.sequence, RECORDS.c.sealed))
             self._tags = {}
             for kind, key, sequence, sealed in rows:
@@ -190,29 +169,26 @@ class Store:
         )
         plain = json.dumps({name: getattr(head, name) for name in head.__slots__}).encode()
         sealed_head = self._sealer.seal(plain, place=_HEAD_PLACE)
-        with self._transaction() as cursor:
+        with self._database.transaction() as cursor:
+            if self._sealed_head is None:
+                cursor.execute(_FIRST_HEAD, (sealed_head,))
+            else:
+                cursor.execute(_NEXT_HEAD, (sealed_head, self._sealed_head))
+            if cursor.rowcount != 1:
+                raise _overtaken(self._database)
             ledger.write(cursor)
             if rows:
                 cursor.executemany(_REPLACE_RECORD, rows.values())
-            cursor.execute(_REPLACE_HEAD, (sealed_head,))
+        self._sealed_head = sealed_head
         self.head = head
         self._tags.update(fresh)
 
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Cursor]:
-        """Lend a cursor of the connection that all commits share, whose few statements stay prepared."""
-        if self._writer is None:
-            self._writer = self.engine.raw_connection()
-        cursor: Any = self._writer.cursor()
-        try:
-            cursor.execute("BEGIN IMMEDIATE")
-            yield cursor
-            cursor.execute("COMMIT")
-        except BaseException:
-            self._writer.rollback()
-            raise
-        finally:
-            cursor.close()
+    def check_head(self) -> None:
+        """Raise StoreError unless the store can still be written to and its head is the one written here last."""
+        with self._database.transaction() as cursor:
+            found = cursor.execute(_READ_HEAD).fetchone()
+        if (None if found is None else bytes(found[0])) != self._sealed_head:
+            raise _overtaken(self._database)
 
     def check_epoch(self, counter: MonotonicCounter) -> None:
         """Raise RolledBackStoreError unless the store is the one that the platform's counter was advanced for.
@@ -224,23 +200,26 @@ class Store:
             counter.advance_to(self.head.epoch)
         elif self.head.epoch != value:
             which = "was rolled back" if self.head.epoch < value else "is not this platform's"
+            name, epoch = self._database.name, self.head.epoch
             raise RolledBackStoreError(
-                f"the store in {self.directory} {which}: it is at epoch {self.head.epoch}, the platform is at {value}",
+                f"the store {name} {which}: it is at epoch {epoch}, the platform is at {value}",
                 hint="an old copy of the store was restored, it was emptied, or it comes from another machine; "
                 "bring back the newest copy. The broker will not serve from this one",
             )
 
     def close(self) -> None:
         """Let go of the store."""
-        if self._writer is not None:
-            self._writer.close()
-        self.engine.dispose()
-        self._lock.close()
+        self._database.close()
 
 
-def _damaged(directory: Path, error: Exception) -> StoreError:
+def _damaged(database: Database, error: Exception) -> StoreError:
+    return StoreError(f"{database.name} holds no usable store: {error}", hint="restore the newest backup of it whole")
+
+
+def _overtaken(database: Database) -> StoreError:
     return StoreError(
-        f"{directory} holds no usable store: {error}", hint="restore the newest backup of the whole directory"
+        f"the store {database.name} is not as this broker left it: somebody else wrote to it, or it lost commits",
+        hint="nothing was decided; the broker stops. Start it again, over the newest copy of the store",
     )
 
 
@@ -248,15 +227,22 @@ _REPLACE_RECORD = (
     "INSERT INTO records (kind, key, sequence, sealed) VALUES (?, ?, ?, ?) "
     "ON CONFLICT (kind, key) DO UPDATE SET sequence = excluded.sequence, sealed = excluded.sealed"
 )
-_REPLACE_HEAD = "INSERT INTO head (id, sealed) VALUES (1, ?) ON CONFLICT (id) DO UPDATE SET sealed = excluded.sealed"
+_READ_HEAD = "SELECT sealed FROM head WHERE id = 1"
+_FIRST_HEAD = "INSERT INTO head (id, sealed) VALUES (1, ?) ON CONFLICT (id) DO NOTHING"
+_NEXT_HEAD = "UPDATE head SET sealed = ? WHERE id = 1 AND sealed = ?"
 
 
 def _place(kind: str, key: str, sequence: int) -> bytes:
     return frame(b"strongroom/store/record/v1", kind.encode(), key.encode(), str(sequence).encode())
 
 
-def _configure(connection: Any, _record: object) -> None:  # noqa: ANN401  the driver's own connection
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode=WAL")
-    cursor.execute("PRAGMA synchronous=FULL")
-    cursor.close()
+__all__ = [
+    "Change",
+    "Head",
+    "LedgerEnd",
+    "MonotonicCounter",
+    "RolledBackStoreError",
+    "Store",
+    "StoreError",
+    "StoreInUseError",
+]

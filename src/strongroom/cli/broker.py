@@ -26,6 +26,7 @@ def broker() -> None:
     examples=(
         "strongroom broker start --platform platform/ --store store/",
         "strongroom broker start --platform platform/ --store store/ --listen 127.0.0.1:7443 --json",
+        "strongroom broker start --platform platform/ --store 'postgresql+psycopg://me@db/store?passfile=pgpass'",
     ),
 )
 @click.option(
@@ -38,15 +39,16 @@ def broker() -> None:
 @click.option(
     "--store",
     required=True,
-    type=click.Path(file_okay=False, path_type=Path),
-    metavar="DIR",
-    help="Where its sealed records are kept; the host may read them and learns nothing.",
+    metavar="DIR|URL",
+    help="Where its sealed records are kept; the host may read them and learns nothing. A directory, or "
+    "postgresql+psycopg://NAME@HOST/DATABASE?passfile=FILE.",
 )
+@click.option("--standby", is_flag=True, help="Wait while another broker serves from this store, then take over.")
 @click.option(
     "--listen", default="127.0.0.1:0", show_default=True, metavar="HOST:PORT", help="Port 0 takes a free one."
 )
 @click.option("--tee", type=click.Choice(("sgx", "tdx")), default="sgx", show_default=True, help="The kind of quotes.")
-def _start(screen: Screen, *, platform: Path, store: Path, listen: str, tee: str) -> int:
+def _start(screen: Screen, *, platform: Path, store: str, standby: bool, listen: str, tee: str) -> int:
     """Start a broker and keep it until Ctrl-C.
 
     Prints its address and measurement as soon as it is ready. Inside real TEEs the broker is started by the image, as
@@ -56,7 +58,7 @@ def _start(screen: Screen, *, platform: Path, store: Path, listen: str, tee: str
 
     screen.warn_simulated()
     operator = Operator(platform, tee="tdx" if tee == "tdx" else "sgx")
-    running = operator.start_broker(store, listen=listen, log=platform / "broker.log")
+    running = operator.start_broker(store, standby=standby, listen=listen, log=platform / "broker.log")
     for number in (signal.SIGINT, signal.SIGTERM):  # A shell lets what it starts in the background ignore SIGINT.
         signal.signal(number, _interrupt)
     try:

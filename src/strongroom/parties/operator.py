@@ -60,18 +60,20 @@ class Operator:
         """Write the platform's root and collateral anew where relying parties on this machine read them."""
         self.platform.expose()
 
-    def start_broker(self, store: Path, *, listen: str, log: Path) -> RunningBroker:
+    def start_broker(self, store: str | Path, *, listen: str, log: Path, standby: bool = False) -> RunningBroker:
         """Start the measured broker on ``listen`` (host:port, port 0 for a free one) and return it when it is ready.
 
-        Its sealed records are kept in ``store`` and what it says goes to ``log``. Raise BrokerStartError with its own
-        words if it refuses to start, TransportError if it says nothing for half a minute.
+        Its sealed records are kept in ``store``, a directory or a PostgreSQL address, and what it says goes to ``log``.
+        With ``standby`` it is ready once no other broker serves from there, however long that takes. Raise
+        BrokerStartError with its own words if it refuses to start, TransportError if it says nothing for half a minute.
         """
         log.parent.mkdir(parents=True, exist_ok=True)
-        argv = ["--store", str(store.absolute()), "--listen", listen]
+        place = str(store) if "://" in str(store) else str(Path(store).absolute())
+        argv = ["--store", place, "--listen", listen, *(["--standby"] if standby else [])]
         with log.open("ab") as stream:
             process = self.platform.start(Role.BROKER, argv, stdout=subprocess.PIPE, stderr=stream)
         try:
-            said = _first_event(process, log=log)
+            said = _first_event(process, log=log, seconds=None if standby else _READY_SECONDS)
         except BaseException:
             _stop(process)
             raise
@@ -116,7 +118,7 @@ def _stop(process: SimulatedProcess) -> None:
             process.wait(timeout=_STOP_SECONDS)
 
 
-def _first_event(process: SimulatedProcess, *, log: Path) -> dict[str, object]:
+def _first_event(process: SimulatedProcess, *, log: Path, seconds: float | None) -> dict[str, object]:
     """Return what a process says when it is ready, and keep its output flowing ever after."""
     events: queue.Queue[dict[str, object] | None] = queue.Queue()
 
@@ -134,7 +136,7 @@ def _first_event(process: SimulatedProcess, *, log: Path) -> dict[str, object]:
     threading.Thread(target=read, name="broker-says", daemon=True).start()
     started = time.monotonic()
     try:
-        said = events.get(timeout=_READY_SECONDS)
+        said = events.get(timeout=seconds)
     except queue.Empty as error:
         raise TransportError(
             f"the broker said nothing for {time.monotonic() - started:.0f} s", hint=f"is the machine busy? see {log}"

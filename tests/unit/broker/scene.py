@@ -61,6 +61,7 @@ class Scene:
     analyst: Party = field(default_factory=lambda: Party("analyst"))
     deks: dict = field(default_factory=dict)
     clients: list = field(default_factory=list)
+    place: str = ""  # where the store is, unless it is a directory of this scene
 
     def __post_init__(self):
         self.platform = SimulatedPlatform(self.directory / "platform")
@@ -81,7 +82,7 @@ class Scene:
         return f"https://127.0.0.1:{self.port}"
 
     def start(self):
-        arguments = ["--store", str(self.store), "--listen", f"127.0.0.1:{self.port}"]
+        arguments = ["--store", self.place or str(self.store), "--listen", f"127.0.0.1:{self.port}"]
         log = (self.directory / "broker.log").open("ab")
         self.process = self.platform.start(
             "broker", arguments, package_root=self.package, stdout=subprocess.PIPE, stderr=log

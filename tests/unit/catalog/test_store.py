@@ -4,11 +4,12 @@ import copy
 import pickle
 
 import pytest
+import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from strongroom.catalog.sealing import Sealer, SealError
-from strongroom.catalog.store import Change, LedgerEnd, RolledBackStoreError, Store
+from strongroom.catalog.store import HEAD, Change, LedgerEnd, RolledBackStoreError, Store, StoreError
 from strongroom.errors import UsageError
 
 KEY = bytes(range(32))
@@ -27,8 +28,17 @@ class Counter:
         self.value = value
 
 
-def opened(directory, key=KEY):
-    store = Store.open(directory, sealing_key=key, tables=[])
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def place(request, tmp_path):
+    """Where a store is kept: everything that holds of one holds of the other."""
+    if request.param == "sqlite":
+        return tmp_path
+    server = request.getfixturevalue("postgres")
+    return server.url(server.database())
+
+
+def opened(place, key=KEY):
+    store = Store.open(place, sealing_key=key, tables=[])
     return store, {(change.kind, change.key): change.value for change in store.load()}
 
 
@@ -36,13 +46,13 @@ def change(kind, key, value=b"value"):
     return Change(kind=kind, key=key, value=value)
 
 
-def test_committed_records_are_there_after_a_restart(tmp_path):
-    store, found = opened(tmp_path)
+def test_committed_records_are_there_after_a_restart(place):
+    store, found = opened(place)
     assert found == {}
     store.commit([change("a", "x", b"1"), change("a", "y", b"2"), change("b", "x", b"3")], epoch=1, ledger=END)
     store.commit([change("a", "x", b"4"), change("a", "x", b"5")], epoch=1, ledger=END)
     store.close()
-    store, found = opened(tmp_path)
+    store, found = opened(place)
     assert found == {("a", "x"): b"5", ("a", "y"): b"2", ("b", "x"): b"3"}
     assert (store.head.epoch, store.head.commits) == (1, 2)
     store.close()
@@ -55,8 +65,8 @@ def test_values_are_not_readable_in_the_file(tmp_path):
     assert not any(b"very secret" in path.read_bytes() for path in tmp_path.iterdir())
 
 
-def test_commit_that_fails_changes_nothing(tmp_path):
-    store, _ = opened(tmp_path)
+def test_commit_that_fails_changes_nothing(place):
+    store, _ = opened(place)
     store.commit([change("a", "x")], epoch=1, ledger=END)
 
     def fail(connection):
@@ -67,27 +77,74 @@ def test_commit_that_fails_changes_nothing(tmp_path):
     assert store.head.epoch == 1
     store.commit([change("a", "z")], epoch=1, ledger=END)
     store.close()
-    store, found = opened(tmp_path)
+    store, found = opened(place)
     assert set(found) == {("a", "x"), ("a", "z")}
     store.close()
 
 
-def test_store_of_another_key_does_not_open(tmp_path):
-    store, _ = opened(tmp_path)
+def test_store_of_another_key_does_not_open(place):
+    store, _ = opened(place)
     store.commit([change("a", "x")], epoch=1, ledger=END)
     store.close()
-    other = Store.open(tmp_path, sealing_key=bytes(32), tables=[])
+    other = Store.open(place, sealing_key=bytes(32), tables=[])
     with pytest.raises(SealError, match="does not open"):
         list(other.load())
     other.close()
 
 
-def test_store_is_used_by_one_process_at_a_time(tmp_path):
-    store, _ = opened(tmp_path)
+def test_store_is_used_by_one_process_at_a_time(place):
+    store, _ = opened(place)
     with pytest.raises(UsageError, match="another broker uses"):
-        opened(tmp_path)
+        opened(place)
     store.close()
-    opened(tmp_path)[0].close()
+    opened(place)[0].close()
+
+
+def test_broker_that_was_overtaken_writes_nothing(place):
+    """Whatever became of the lock: who does not follow the newest head does not commit."""
+    store, _ = opened(place)
+    store.commit([change("a", "x")], epoch=1, ledger=END)
+    with store.engine.begin() as connection:  # as another broker, or a database that lost its newest commits, would
+        (newest,) = connection.exec_driver_sql("SELECT sealed FROM head").one()
+        connection.execute(sa.update(HEAD).values(sealed=bytes(newest)[::-1]))
+    with pytest.raises(StoreError, match="somebody else wrote to it"):
+        store.check_head()
+    with pytest.raises(StoreError, match="somebody else wrote to it"):
+        store.commit([change("a", "y")], epoch=1, ledger=END)
+    with store.engine.connect() as connection:
+        assert connection.exec_driver_sql("SELECT key FROM records").scalars().all() == ["x"]
+    store.close()
+
+
+def test_first_commit_is_made_once(place):
+    store, _ = opened(place)
+    with store.engine.begin() as connection:
+        connection.execute(sa.insert(HEAD).values(id=1, sealed=b"another broker's"))
+    with pytest.raises(StoreError, match="somebody else wrote to it"):
+        store.commit([change("a", "x")], epoch=1, ledger=END)
+    store.close()
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ("postgresql+psycopg://me:secret@db.example/store", "address holds the database's password"),
+        ("postgresql+psycopg://me@db.example/store?password=secret", "address holds the database's password"),
+        ("mysql://me@db.example/store", "a directory or a PostgreSQL database"),
+        ("postgresql+psycopg://me@db.example:port/store", "cannot be read"),
+        ("postgresql+psycopg://me@127.0.0.1:1/store", "cannot reach the store"),
+    ],
+)
+def test_address_that_cannot_be_used_is_a_clear_error_that_tells_no_password(place, said):
+    with pytest.raises(UsageError, match=said) as refused:
+        Store.open(place, sealing_key=KEY, tables=[])
+    assert "secret" not in str(refused.value) + refused.value.hint
+
+
+def test_password_in_the_environment_is_refused(monkeypatch):
+    monkeypatch.setenv("PGPASSWORD", "secret")
+    with pytest.raises(UsageError, match="environment holds"):
+        Store.open("postgresql+psycopg://me@127.0.0.1:1/store", sealing_key=KEY, tables=[])
 
 
 def test_directory_that_cannot_be_written_is_a_clear_error(tmp_path):
@@ -111,8 +168,8 @@ def test_epoch_must_be_the_counters_or_one_ahead(tmp_path, epoch, counter, accep
     store.close()
 
 
-def test_empty_store_is_refused_once_the_counter_moved(tmp_path):
-    store, _ = opened(tmp_path)
+def test_empty_store_is_refused_once_the_counter_moved(place):
+    store, _ = opened(place)
     store.check_epoch(Counter(0))
     with pytest.raises(RolledBackStoreError):
         store.check_epoch(Counter(2))

@@ -1,0 +1,233 @@
+"""Hold the connection that writes the broker's store: SQLite in a directory, or PostgreSQL (spec/4-release.md §5.2).
+
+The database is not trusted with anything but keeping what it is given. A lock keeps honest brokers apart, and every
+commit names the head it follows, so that two of them never both write the next one.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+import sqlalchemy as sa
+
+from strongroom.errors import StrongroomError, UsageError
+
+POSTGRES = "postgresql+psycopg://"
+_CONNECT_SECONDS = 10
+_STATEMENT_MILLISECONDS = 20_000
+_KEEPALIVE = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
+_LOCK = "SELECT pg_try_advisory_lock(hashtextextended('strongroom/store/' || current_schema(), 0))"
+_HINT = "name it as postgresql+psycopg://PARTY@HOST/DATABASE?passfile=FILE"
+
+
+class StoreError(StrongroomError):
+    """The broker's store cannot be used."""
+
+
+class StoreInUseError(UsageError):
+    """Another broker serves from this store."""
+
+
+class Cursor(Protocol):
+    """What writes inside a transaction; parameters are written ``?``."""
+
+    @property
+    def rowcount(self) -> int:
+        """Return how many rows the last statement touched."""
+
+    def execute(self, statement: str, values: Sequence[Any] = (), /) -> Any:  # noqa: ANN401  the driver's own
+        """Run one statement."""
+
+    def executemany(self, statement: str, values: Iterable[Sequence[Any]], /) -> Any:  # noqa: ANN401  the driver's own
+        """Run one statement for each of ``values``."""
+
+
+class Database(Protocol):
+    """Where a store is kept: ``engine`` to read from, ``transaction`` to write in, ``name`` for messages."""
+
+    name: str
+    engine: sa.Engine
+
+    def transaction(self) -> Any:  # noqa: ANN401  a context manager that lends a Cursor
+        """Lend a cursor whose statements become durable together when the block ends well, or not at all."""
+
+    def close(self) -> None:
+        """Let go of the store."""
+
+
+def open_database(place: str | Path) -> Database:
+    """Open the database at ``place``: a directory, or ``postgresql+psycopg://...``.
+
+    Raise StoreInUseError if another broker has it, UsageError if it cannot be reached, StoreError if it is not one.
+    """
+    if isinstance(place, Path) or "://" not in place:
+        return SqliteDatabase.open(Path(place))
+    return PostgresDatabase.open(place)
+
+
+class SqliteDatabase:
+    """One file in a directory of its own, written ahead and synced at every commit."""
+
+    def __init__(self, directory: Path, *, engine: sa.Engine, lock: Any) -> None:  # noqa: ANN401  a file
+        self.name = str(directory)
+        self.engine = engine
+        self._lock = lock
+        self._writer: sa.PoolProxiedConnection | None = None
+
+    @classmethod
+    def open(cls, directory: Path) -> Self:
+        """Open or create the database in ``directory``; one process at a time."""
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            lock = (directory / "lock").open("w")
+        except OSError as error:
+            raise UsageError(
+                f"cannot use {directory} as the store: {error.strerror}", hint="name a directory this process may write"
+            ) from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            lock.close()
+            raise StoreInUseError(
+                f"another broker uses the store {directory}", hint="stop it first, or name another directory"
+            ) from error
+        engine = sa.create_engine(f"sqlite:///{directory / 'store.sqlite'}", connect_args={"timeout": 10})
+        sa.event.listen(engine, "connect", _make_durable)
+        return cls(directory, engine=engine, lock=lock)
+
+    @contextmanager
+    def transaction(self) -> Iterator[Cursor]:
+        """Lend a cursor of the connection that all commits share, whose few statements stay prepared."""
+        if self._writer is None:
+            self._writer = self.engine.raw_connection()
+        cursor: Any = self._writer.cursor()
+        try:
+            cursor.execute("BEGIN IMMEDIATE")
+            yield cursor
+            cursor.execute("COMMIT")
+        except BaseException:
+            self._writer.rollback()
+            raise
+        finally:
+            cursor.close()
+
+    def close(self) -> None:
+        """Let go of the file and the lock."""
+        if self._writer is not None:
+            self._writer.close()
+        self.engine.dispose()
+        self._lock.close()
+
+
+class PostgresDatabase:
+    """A database of a PostgreSQL server; the connection that commits is the one that holds the lock.
+
+    If that connection breaks, the lock is gone and the next commit fails: nothing here ever connects again.
+    """
+
+    def __init__(self, name: str, *, engine: sa.Engine, writer: Any, held: sa.Connection) -> None:  # noqa: ANN401
+        self.name = name
+        self.engine = engine
+        self._writer = writer  # psycopg's own connection
+        self._held = held
+
+    @classmethod
+    def open(cls, place: str) -> Self:
+        """Connect and take the lock of the schema; its password, if it has one, is in a file that ``place`` names."""
+        url = _parse_url(place)
+        try:
+            engine = sa.create_engine(
+                url,
+                pool_size=4,
+                pool_pre_ping=True,
+                connect_args={
+                    "connect_timeout": _CONNECT_SECONDS,
+                    **_KEEPALIVE,
+                    "options": f"-c synchronous_commit=on -c statement_timeout={_STATEMENT_MILLISECONDS}",
+                },
+            )
+        except ImportError as error:
+            raise UsageError("psycopg is missing", hint="install strongroom[postgres]") from error
+        name = url.render_as_string(hide_password=True)
+        try:
+            connection = engine.connect()
+            writer: Any = connection.connection.driver_connection
+            connection.detach()  # The pool must never take this one back.
+            writer.autocommit = True
+            (free,) = writer.execute(_LOCK).fetchone()
+        except sa.exc.OperationalError as error:
+            engine.dispose()
+            raise UsageError(f"cannot reach the store {name}: {_first_line(error)}", hint=_HINT) from error
+        if not free:
+            writer.close()
+            engine.dispose()
+            raise StoreInUseError(
+                f"another broker uses the store {name}", hint="stop it first, or start this one with --standby"
+            )
+        return cls(name, engine=engine, writer=writer, held=connection)
+
+    @contextmanager
+    def transaction(self) -> Iterator[Cursor]:
+        """Lend a cursor of the connection that holds the lock."""
+        with self._writer.transaction(), self._writer.cursor() as cursor:
+            yield _PostgresCursor(cursor)
+
+    def close(self) -> None:
+        """Close every connection, and with the one that writes let go of the lock."""
+        self._writer.close()
+        self._held.close()
+        self.engine.dispose()
+
+
+class _PostgresCursor:
+    """Writes parameters as psycopg wants them."""
+
+    def __init__(self, cursor: Any) -> None:  # noqa: ANN401  psycopg's cursor
+        self._cursor = cursor
+
+    @property
+    def rowcount(self) -> int:
+        return int(self._cursor.rowcount)
+
+    def execute(self, statement: str, values: Sequence[Any] = ()) -> _PostgresCursor:
+        self._cursor.execute(statement.replace("?", "%s"), values)
+        return self
+
+    def executemany(self, statement: str, values: Iterable[Sequence[Any]]) -> None:
+        self._cursor.executemany(statement.replace("?", "%s"), list(values))
+
+    def fetchone(self) -> Any:  # noqa: ANN401  a row
+        return self._cursor.fetchone()
+
+
+def _parse_url(place: str) -> sa.URL:
+    try:
+        url = sa.make_url(place)
+    except (sa.exc.ArgumentError, ValueError) as error:
+        raise UsageError("the store's address cannot be read", hint=_HINT) from error
+    if url.drivername != POSTGRES.removesuffix("://"):
+        raise UsageError(f"a store is a directory or a PostgreSQL database, got {url.drivername}", hint=_HINT)
+    where = "the environment" if "PGPASSWORD" in os.environ else "the store's address"
+    if url.password is not None or "password" in url.query or "PGPASSWORD" in os.environ:
+        raise UsageError(
+            f"{where} holds the database's password, which others on this machine could read",
+            hint="put it into a file (man pgpass) and name that: ...?passfile=FILE",
+        )
+    return url
+
+
+def _first_line(error: sa.exc.DBAPIError) -> str:
+    return str(error.orig).strip().partition("\n")[0]
+
+
+def _make_durable(connection: sqlite3.Connection, _record: object) -> None:
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=FULL")
+    cursor.close()
