@@ -17,6 +17,7 @@ from typing import Final
 
 from strongroom.attestation.amd_endorsements import parse_amd_endorsements
 from strongroom.attestation.collateral import parse_collateral
+from strongroom.attestation.collateral_forms import normalise_collateral
 from strongroom.attestation.evidence.carriage import TeeName
 from strongroom.attestation.evidence.pck import parse_pck_chain
 from strongroom.attestation.evidence.quote import Quote, parse_quote
@@ -148,10 +149,12 @@ class Pccs:
 
 
 def read_collateral(path: Path) -> str:
-    """Return a file of collateral as text: JSON or PEM as it is, a certificate in DER (an AMD VCEK) as PEM."""
+    """Return a file of collateral as text: a certificate in DER (an AMD VCEK) as PEM, other tools' JSON in our form."""
     try:
         data = path.read_bytes()
-        return ssl.DER_cert_to_PEM_cert(data) if data[:1] == _DER_SEQUENCE else data.decode()
+        if data[:1] == _DER_SEQUENCE:
+            return ssl.DER_cert_to_PEM_cert(data)
+        return normalise_collateral(data.decode())
     except (OSError, UnicodeDecodeError) as error:
         raise CollateralError(
             f"no collateral at {path}", hint="fetch it from a PCCS, or export it where there is a network"

@@ -87,8 +87,8 @@ class CollateralService:
             root_crl, _ = self._get(client, self._root_crl(), ends)
             info, info_headers = self._get(client, f"{product}/certification/v4/tcb?fmspc={fmspc}&{update}", ends)
             identity, identity_headers = self._get(client, f"{product}/certification/v4/qe/identity?{update}", ends)
-        info_text, info_signature = _split(info, "tcbInfo")
-        identity_text, identity_signature = _split(identity, "enclaveIdentity")
+        info_text, info_signature = split_answer(info, "tcbInfo")
+        identity_text, identity_signature = split_answer(identity, "enclaveIdentity")
         return json.dumps(
             {
                 "pck_crl_issuer_chain": _chain(crl_headers, "SGX-PCK-CRL-Issuer-Chain"),
@@ -180,7 +180,7 @@ def _retry_after(headers: httpx.Headers, otherwise: float) -> float:
     return min(float(value), _LONGEST_PAUSE) if value.isdecimal() else otherwise
 
 
-def _split(body: bytes, member: str) -> tuple[str, str]:
+def split_answer(body: bytes, member: str) -> tuple[str, str]:
     """Return the signed document exactly as it stands in the answer, and its signature."""
     try:
         text = body.decode()

@@ -37,7 +37,8 @@ def attest() -> None:
     "--collateral",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="The vendor's collateral for the platform: QuoteCollateralV3 in JSON; for SEV-SNP a VCEK or VLEK, or JSON.",
+    help="The vendor's collateral for the platform: QuoteCollateralV3 in JSON, also as Intel's library keeps it; for "
+    "SEV-SNP a VCEK or VLEK, or JSON.",
 )
 @click.option(
     "--root",
