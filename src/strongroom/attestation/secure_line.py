@@ -143,6 +143,8 @@ class SecureLine:
         """Return the next bytes of such a protocol, at most ``most``."""
         with self._receiving:
             if not self._received:
+                if not self.has_arrived():  # asking before the socket has something costs an exception
+                    self._wait(select.POLLIN, deadline)
                 return self._until(lambda: self._tls.recv(most), deadline)
             data = bytes(self._received[:most])
             del self._received[:most]

@@ -55,6 +55,10 @@ def limit_outputs(
 def round_scores(scores: Array, *, digits: int) -> npt.NDArray[np.float64]:
     """Return ``scores`` with at most ``digits`` digits each, none beyond that decimal; zero has no sign."""
     values = np.asarray(scores, dtype=np.float64)
+    if np.abs(values).max(initial=0.0) < 1:  # chances and the like have no digits before the point
+        scale = 10.0**digits
+        small: npt.NDArray[np.float64] = np.rint(values * scale) / scale + 0.0
+        return small
     with np.errstate(divide="ignore"):
         before_point = np.where(values == 0, 0.0, np.floor(np.log10(np.abs(values))))
     places = np.minimum(digits, digits - 1 - before_point)

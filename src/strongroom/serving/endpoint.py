@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import sys
 import tempfile
 import threading
@@ -366,6 +367,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--batch-wait", type=float, default=0.002, help="seconds that a batch waits for more")
     arguments = parser.parse_args(argv)
     host, _, port = arguments.listen.rpartition(":")
+    # A library's threads that spin while they wait for the next small request would take the cores from the others.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     line = HostLine.take()
     keep_quiet()
     tell_defects(lambda error: line.say("failed", kind=error.kind, message=error.message))

@@ -1,0 +1,311 @@
+"""Serving: what a request costs an attested endpoint, next to the same model behind plain HTTP; and through the proxy.
+
+The model is an XGBoost ensemble, the plain server runs the same program with the same batching and HTTP code on a bare
+socket. The same client asks both, turn about. What counts is the server's own CPU time per request at full load, and
+the time that a caller waits when it asks alone.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from textwrap import dedent
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import psutil
+
+from benchmarks.harness import Figure, Options, Report, load
+from strongroom.serving.client import Attester
+from strongroom.serving.endpoint import ChannelStream
+from strongroom.serving.http import SocketStream, Stream
+from strongroom.serving.proxy import Proxy
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Canvas
+
+# The journeys' world is real: a broker, an owner, measured processes.
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "journey"))
+from serving_world import serving_world
+from small_world import pids
+
+GOAL: Final = 1.25
+CONNECTIONS: Final = 8
+PLAIN, ATTESTED, PROXIED = "plain HTTP", "attested endpoint", "through the proxy"
+PROGRAM: Final = dedent("""
+    def predict(model, inputs):
+        return {"chance": model.inplace_predict(inputs["x"])}
+""")
+Open = Callable[[], Stream]
+
+
+@dataclass
+class Measured:
+    """What each round found of one server."""
+
+    cpu: list[float] = field(default_factory=list)  # milliseconds of the server per request, all connections busy
+    rates: list[float] = field(default_factory=list)  # requests per second then
+    waits: list[list[float]] = field(default_factory=list)  # milliseconds of each request, one connection
+
+
+@dataclass(frozen=True, kw_only=True)
+class Server:
+    """One server under test: how to reach it, and whose CPU time counts."""
+
+    open: Open
+    pid: int
+
+
+class Asker:
+    """One connection that asks the same again and again, with as little work of its own as possible."""
+
+    def __init__(self, opened: Open, request: bytes) -> None:
+        self._stream = opened()
+        self._request = request
+
+    def ask(self) -> None:
+        """Send the request and read the whole answer."""
+        self._stream.write(self._request)
+        heard = bytearray()
+        while b"\r\n\r\n" not in heard:
+            heard += self._read()
+        head, _, body = bytes(heard).partition(b"\r\n\r\n")
+        lines = head.lower().split(b"\r\n")
+        if b" 200 " not in lines[0]:
+            raise RuntimeError(bytes(heard).decode())
+        size = next(int(line.partition(b":")[2]) for line in lines if line.startswith(b"content-length:"))
+        while len(body) < size:
+            body += self._read()
+
+    def close(self) -> None:
+        """Hang up."""
+        self._stream.close()
+
+    def _read(self) -> bytes:
+        data = self._stream.read(1 << 16, deadline=60)
+        if not data:
+            raise RuntimeError("the server hung up")
+        return data
+
+
+def run(options: Options) -> Report:
+    """Measure all three, turn about, with one row a request."""
+    rounds, busy, alone = (3, 300, 150) if options.quick else (7, 2000, 600)
+    request = _request()
+    found = {name: Measured() for name in (PLAIN, ATTESTED, PROXIED)}
+    with ExitStack() as stack, tempfile.TemporaryDirectory() as place:
+        servers, attester, entries = stack.enter_context(_servers(Path(place)))
+        opening = [_seconds(lambda: attester.open().close()) * 1000 for _ in range(10)]
+        for number in range(rounds + 1):
+            order = list(servers) if number % 2 else list(servers)[::-1]
+            for name in order:
+                cpu, rate = _at_full_load(servers[name], request, busy)
+                waits = _asked_alone(servers[name], request, alone)
+                if number:  # the first round warms up
+                    found[name].cpu.append(cpu)
+                    found[name].rates.append(rate)
+                    found[name].waits.append(waits)
+            options.say(f"round {number} of {rounds}")
+        written, answered = entries()
+    return _report(found, opening=opening, written=written, answered=answered)
+
+
+def _report(found: Mapping[str, Measured], *, opening: list[float], written: int, answered: int) -> Report:
+    def ratio(values: Callable[[Measured], list[float]], name: str) -> float:
+        pairs = zip(values(found[name]), values(found[PLAIN]), strict=True)
+        return statistics.median(one / other for one, other in pairs)
+
+    def medians(one: Measured) -> list[float]:
+        return [statistics.median(waits) for waits in one.waits]
+
+    costs, waited = ratio(lambda one: one.cpu, ATTESTED), ratio(medians, ATTESTED)
+    figures = [
+        Figure(name="CPU per request, attested to plain", value=costs, unit="x", at_most=GOAL),
+        Figure(name="median wait, attested to plain", value=waited, unit="x", at_most=GOAL),
+    ]
+    for name, one in found.items():
+        waits = [wait for waits in one.waits for wait in waits]
+        figures += [
+            Figure(name=f"{name}: requests per second, {CONNECTIONS} connections", value=_median(one.rates), unit="/s"),
+            Figure(name=f"{name}: CPU per request", value=_median(one.cpu), unit="ms"),
+            Figure(name=f"{name}: wait, median", value=_median(waits), unit="ms"),
+            Figure(name=f"{name}: wait, 99th percentile", value=float(np.percentile(waits, 99)), unit="ms"),
+        ]
+    figures += [
+        Figure(name="attesting the endpoint, once per connection", value=_median(opening), unit="ms"),
+        Figure(name="answers per entry of the ledger", value=answered / max(1, written), unit=""),
+    ]
+
+    def draw(canvas: object) -> None:
+        _draw(canvas, found)  # type: ignore[arg-type]
+
+    return Report(
+        name="serving",
+        title="One request of one row: an attested endpoint next to plain HTTP",
+        figures=figures,
+        notes=(
+            f"XGBoost, 100 trees of depth 6, 30 numbers a row; {CONNECTIONS} connections for load, one for waits",
+            "plain HTTP: the same program, batching, tensors and HTTP code on a bare socket without TLS",
+            "through the proxy: CPU is the proxy's own, on top of the endpoint's",
+            f"{answered} answers in {written} entries; load of the machine at the end {load():.1f}",
+            "the TEE is simulated: what hardware adds to CPU time is not in these figures",
+        ),
+        draw=draw,
+    )
+
+
+@contextmanager
+def _servers(place: Path) -> Iterator[tuple[dict[str, Server], Attester, Callable[[], tuple[int, int]]]]:
+    import xgboost
+    from sklearn.datasets import load_breast_cancer
+
+    data = load_breast_cancer()
+    trees = xgboost.train(
+        {"objective": "binary:logistic", "max_depth": 6, "nthread": 1}, xgboost.DMatrix(data.data, data.target), 100
+    )
+    model, program = place / "model.ubj", place / "program.py"
+    trees.save_model(model)
+    program.write_text(PROGRAM)
+    with ExitStack() as stack:
+        world = stack.enter_context(
+            serving_world(
+                place,
+                owners={"hospital": "trees-model"},
+                models={"trees-model": {"model.ubj": model.read_bytes()}},
+                programs=(PROGRAM.encode(),),
+                kinds=("scores",),
+                quotas=((100_000_000, 3600),),
+                lease=30,
+            )
+        )
+        events: list[Any] = []
+        job = world.serve_job("trees", program=PROGRAM)
+        endpoint = world.serve(job, on_event=lambda name, facts: events.append((name, facts)))
+        stack.callback(endpoint.stop)
+        attester = world.attester(endpoint)
+        plain = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks._plain_serving", str(program), str(model)],
+            stdout=subprocess.PIPE,
+            env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE"},  # as an endpoint sets it for itself
+        )
+        stack.callback(plain.wait)
+        stack.callback(plain.terminate)
+        port = int(plain.stdout.readline())  # type: ignore[union-attr]
+        proxy, proxy_port = _start_proxy(attester)
+        stack.callback(proxy.join)
+        stack.callback(proxy.terminate)
+
+        def entries() -> tuple[int, int]:
+            closed = [one.facts["closed"]["count"] for one in world.entries("answers") if "closed" in one.facts]
+            return len(closed), sum(closed)
+
+        yield (
+            {
+                PLAIN: Server(open=lambda: _connect(port), pid=plain.pid),
+                ATTESTED: Server(open=lambda: ChannelStream(attester.open()), pid=pids(events, "endpoint")[0]),
+                PROXIED: Server(open=lambda: _connect(proxy_port), pid=proxy.pid or 0),
+            },
+            attester,
+            entries,
+        )
+
+
+def _start_proxy(attester: Attester) -> tuple[Any, int]:
+    """Run the proxy in a process of its own, so that its CPU time is its own; keys are not sent anywhere."""
+    context = multiprocessing.get_context("fork")
+    told = context.Queue()
+
+    def serve() -> None:
+        proxy = Proxy(attester, listen=("127.0.0.1", 0), reattest=300)
+        told.put(proxy.address[1])
+        proxy.serve()
+
+    process = context.Process(target=serve, daemon=True)
+    process.start()
+    return process, told.get(timeout=30)
+
+
+def _connect(port: int) -> Stream:
+    import socket
+
+    return SocketStream(socket.create_connection(("127.0.0.1", port)))
+
+
+def _request() -> bytes:
+    row = np.random.default_rng(1).random(30).tolist()
+    tensor = {"name": "x", "shape": [1, 30], "datatype": "FP64", "data": row}
+    body = json.dumps({"inputs": [tensor]}).encode()
+    head = f"POST /v2/models/trees/infer HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n"
+    return head.encode() + body
+
+
+def _at_full_load(server: Server, request: bytes, count: int) -> tuple[float, float]:
+    """Return the server's milliseconds of CPU per request, and requests per second, with every connection busy."""
+    askers = [Asker(server.open, request) for _ in range(CONNECTIONS)]
+    each = count // CONNECTIONS
+
+    def work(asker: Asker) -> None:
+        for _ in range(each):
+            asker.ask()
+
+    threads = [threading.Thread(target=work, args=(asker,)) for asker in askers]
+    before, started = _cpu(server.pid), time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    seconds, cpu = time.perf_counter() - started, _cpu(server.pid) - before
+    for asker in askers:
+        asker.close()
+    return cpu * 1000 / (each * CONNECTIONS), each * CONNECTIONS / seconds
+
+
+def _asked_alone(server: Server, request: bytes, count: int) -> list[float]:
+    """Return the milliseconds of ``count`` requests, one after the other on one connection."""
+    asker = Asker(server.open, request)
+    for _ in range(20):
+        asker.ask()
+    waits = [_seconds(asker.ask) * 1000 for _ in range(count)]
+    asker.close()
+    return waits
+
+
+def _cpu(pid: int) -> float:
+    times = psutil.Process(pid).cpu_times()
+    return float(times.user + times.system)
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def _median(values: list[float]) -> float:
+    return float(statistics.median(values))
+
+
+def _draw(canvas: Canvas, found: Mapping[str, Measured]) -> None:
+    waits, costs = canvas.subplots(1, 2)
+    for name, one in found.items():
+        ordered = np.sort([wait for waits_ in one.waits for wait in waits_])
+        waits.plot(ordered, np.linspace(0, 100, len(ordered)), label=name)
+    waits.set_xlabel("milliseconds, one connection")
+    waits.set_ylabel("% of requests answered")
+    waits.set_xscale("log")
+    waits.legend(loc="lower right", fontsize=8)
+    names = list(found)
+    costs.bar(range(len(names)), [_median(found[name].cpu) for name in names], width=0.6)
+    costs.set_xticks(range(len(names)), names, fontsize=8)
+    costs.set_ylabel(f"CPU milliseconds per request, {CONNECTIONS} connections")
