@@ -75,6 +75,7 @@ class Claims:
                 "qe_status": self.qe_status,
                 "qe_date": f"{self.qe_tcb_date:%FT%TZ}",
                 "evaluation_number": self.evaluation_number,
+                "remedy": self.remedy,
             },
             "collateral": {"digest": self.collateral_digest, "expires": f"{self.expires:%FT%TZ}"},
         }

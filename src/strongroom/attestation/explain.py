@@ -215,7 +215,7 @@ def explain_verdict(facts: Mapping[str, Any]) -> str:
         if "revocation" in facts["claims"]["collateral"]:
             lines.append(f"revocation       {facts['claims']['collateral']['revocation']}")
         lines.append(f"platform status  {', '.join([facts['status'], *facts['advisories']])}")
-        lines += _refusal("for UpToDate", "", facts["claims"].get("remedy", ""))[1:]
+        lines += _refusal("", "", facts["claims"].get("tcb", {}).get("remedy", ""))[1:]
     else:
         lines += _refusal(f"rejected at step {facts['step']}", facts["reason"], facts["hint"])
     if facts["simulated"]:

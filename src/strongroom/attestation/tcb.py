@@ -24,7 +24,7 @@ TCB_STATUSES = (
 
 
 _BIOS = "update the BIOS or microcode"
-_HOST = "update the host's operating system or hypervisor, which loads it"
+_HOST = "update the host's operating system or hypervisor"
 _MODULE = "update the TDX module"
 
 
@@ -41,7 +41,7 @@ class Shortfall:
         """Return what to do, or an empty text."""
         if not self.lacks:
             return ""
-        what = f"{'; '.join(self.lacks)}: {' and '.join(self.updates) or _BIOS}"
+        what = f"{'; '.join(self.lacks)}: {', '.join(self.updates) or _BIOS}"
         return "; ".join([what, *([", ".join(self.advisories)] if self.advisories else [])])
 
 

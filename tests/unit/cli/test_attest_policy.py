@@ -10,6 +10,7 @@ from strongroom.attestation.simulated.faults import Faults
 from strongroom.attestation.simulated.pki import Vendor
 from strongroom.attestation.simulated.quoting import SgxFacts, TdxFacts, quote_sgx, quote_tdx
 from strongroom.cli.journey import run
+from strongroom.cli.screen import paint
 from strongroom.testing import collateral_desk
 
 VENDOR = Vendor(b"p" * 32)
@@ -91,3 +92,33 @@ def test_a_quote_is_told_in_words(scene: Path, capsys: pytest.CaptureFixture[str
     assert (code, said["verdict"]["verdict"], said["tee"], said["verified"]) == (0, "verified", "tdx", False)
     assert run([*map(str, words)]) == 0
     assert "rejected at step" in capsys.readouterr().out
+
+
+def test_a_platform_that_is_behind_is_told_each_component_and_what_to_update(
+    scene: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    faults = Faults(tcb_status="OutOfDate", advisories=("INTEL-SA-00960",))
+    (scene / "c.json").write_text(VENDOR.collateral("sgx", now=datetime.now(UTC), faults=faults))
+    (scene / "strict.toml").write_text('statuses = ["UpToDate"]\n')
+    words = ["attest", "explain", str(scene / "quotes" / "sgx.bin"), "--collateral", str(scene / "c.json")]
+    assert run([*words, "--root", str(scene / "root.der"), "--policy", str(scene / "strict.toml")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    start = lines.index("not accepted by the policy:")
+    assert "tcb: the platform is OutOfDate (INTEL-SA-00960), accepted: UpToDate" in lines[start + 1]
+    assert lines[start + 2].strip() == "PCE SVN is 13, needs 14"
+    assert lines[start + 3].strip() == "what to do: update the platform's DCAP packages; INTEL-SA-00960"
+
+
+def test_what_matters_in_an_explanation_is_painted_and_nothing_is_added_or_lost() -> None:
+    for line, style in (
+        ("rejected at step tcb: No matching TCB level found", "bold red"),
+        ("verified: the quote is genuine", "bold green"),
+        ("  SGX component 3 is 5, needs 7", "red"),
+        ("  what to do: update the BIOS; INTEL-SA-00960", "magenta"),
+        ("concern: DEBUG", "yellow"),
+        ("fail  clock", "bold red"),
+    ):
+        painted = paint(line)
+        assert painted.plain == line
+        assert style in {str(span.style) for span in painted.spans}, line
+    assert paint("\x1b[31mforged").plain == "\\x1b[31mforged"
