@@ -26,9 +26,11 @@ from archive import ImageConfig, Tree, write_image
 from sbom import list_distributions, list_packages, write_sbom
 from variants import JDK, VARIANTS, Variant
 
+from strongroom.attestation.images import read_image
+
 SOURCES = Path(__file__).parents[2]
 LOCK = Path(__file__).parent / "debian.lock"
-SITE = "opt/strongroom/site"
+SITE = "usr/local/lib/python3.11/dist-packages"  # where the interpreter looks by itself: no variable is needed
 USER = 10001
 NAME = "localhost/strongroom"  # a name that a node never looks for elsewhere
 ENTRY = ("python3", "-P", "-s", "-m", "strongroom")
@@ -79,7 +81,6 @@ def write(trees: Mapping[str, Path], target: Path, *, name: str, epoch: int) -> 
         environment={
             "PATH": "/usr/bin",
             "LANG": "C.UTF-8",
-            "PYTHONPATH": f"/{SITE}",
             "PYTHONDONTWRITEBYTECODE": "1",
             "PYTHONUNBUFFERED": "1",
         },
@@ -138,6 +139,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=SOURCES / "dist", help="where the archives go (default: dist/)")
     parser.add_argument("--cache", type=Path, default=SOURCES / "build/images", help="where fetched files are kept")
     parser.add_argument("--lock", type=Path, default=LOCK, help="the lock of the Debian packages")
+    parser.add_argument("--unpack", type=Path, metavar="DIR", help="also lay the image's files out in DIR")
     parser.add_argument("--relock", action="store_true", help="pin the newest Debian packages first")
     parser.add_argument("--json", action="store_true", help="one JSON object per image")
     asked = parser.parse_args(argv)
@@ -152,6 +154,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         packages = debian.read_lock(asked.lock)
         for variant in asked.variants or ["core"]:
             built = build(variant, cache=asked.cache, out=asked.out, packages=packages, epoch=epoch)
+            if asked.unpack is not None:
+                read_image(Path(str(built["archive"])), into=asked.unpack, wanted=lambda _name: True)
             sys.stdout.write(f"{json.dumps(built)}\n" if asked.json else _describe(built))
     except (debian.PackageError, LookupError) as error:
         sys.stderr.write(f"error: {error}\n")

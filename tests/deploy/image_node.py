@@ -33,6 +33,7 @@ class ImageNode(Node):
         mounts: list[str] = []
         for mount in container["volumeMounts"]:
             volume, path = volumes[mount["name"]], mount["mountPath"]
+            (self.root / path.lstrip("/")).mkdir(parents=True, exist_ok=True)  # as runtimes do in a layer of their own
             if "emptyDir" in volume:
                 mounts += ["--tmpfs", path]
             elif "configMap" in volume:

@@ -1,5 +1,8 @@
 """The chart renders to objects that several versions of Kubernetes take, with least privilege, from valid values."""
 
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import kubernetes_validate
@@ -11,6 +14,8 @@ from strongroom.jobs.launch.kubernetes import load_settings
 helm = pytest.importorskip("helm_python", reason="Helm is not installed: pip install helm-python-sdk")
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
+KEY = "broker.strongroom/test+0123abcd+" + "A" * 44
+PROMETHEUS = {"PodMonitor", "PrometheusRule"}  # kinds of an operator that Kubernetes' own schemas do not know
 CHART = DEPLOY / "helm" / "strongroom"
 VERSIONS = ("1.29", "1.31", "1.33", "1.36")
 FLAVOURS = ("simulated", "tdx", "snp", "sgx")
@@ -35,19 +40,30 @@ def only(objects: list[dict], kind: str, name: str = "") -> dict:
 @pytest.mark.parametrize("flavour", FLAVOURS)
 def test_every_object_is_valid_for_every_version(flavour, version):
     people = [{"kind": "User", "name": "ana"}, {"kind": "ServiceAccount", "name": "robot"}]
-    objects = render(flavour=flavour, jobs={"submitters": people, "quota": {"pods": 20}})
+    more = {"witness": {"ledgerKey": KEY}, "monitoring": {"enabled": True, "from": [{"podSelector": {}}]}}
+    objects = render(flavour=flavour, jobs={"submitters": people, "quota": {"pods": 20}}, **more)
     assert {"StatefulSet", "Service", "Role", "RoleBinding", "NetworkPolicy", "ResourceQuota"} <= {
         one["kind"] for one in objects
     }
     for one in objects:
-        kubernetes_validate.validate(one, version, strict=True)
+        if one["kind"] not in PROMETHEUS:
+            kubernetes_validate.validate(one, version, strict=True)
+    assert {one["kind"] for one in objects} >= PROMETHEUS
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+def test_chart_is_free_of_helms_complaints(flavour):
+    values = {"flavour": flavour, "image": {"name": "x"}, "broker": {"initData": "H4sI"}}
+    said = helm.lint(CHART, values=values, strict=True, kube_version="v1.36.0")
+    assert said["errors"] == []
+    assert [one["error"] for one in said["messages"]] in ([], ["icon is recommended"])
 
 
 @pytest.mark.parametrize("flavour", FLAVOURS)
 def test_no_object_is_a_secret_or_holds_a_token(flavour):
     objects = render(flavour=flavour)
     assert "Secret" not in {one["kind"] for one in objects}
-    pod = only(objects, "StatefulSet")["spec"]["template"]["spec"]
+    pod = only(objects, "StatefulSet", "broker")["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     assert pod["automountServiceAccountToken"] is False
     assert pod["securityContext"]["runAsNonRoot"] is True
@@ -92,6 +108,9 @@ def test_roles_grant_exactly_what_the_double_of_the_cluster_demands():
         {"secrets": {}},
         {"flavour": "tdx", "broker": {"initData": ""}},
         {"broker": {"port": 80}},
+        {"witness": {"ledgerKey": "no key"}},
+        {"witness": {"everySeconds": 0}},
+        {"monitoring": {"enabled": "yes"}},
         {"jobs": {"submitters": [{"kind": "Robot", "name": "x"}]}},
     ],
 )
@@ -120,3 +139,46 @@ def test_plain_manifests_are_what_the_chart_renders(variant):
     assert text == module.render(variant)
     for one in yaml.safe_load_all(text):
         kubernetes_validate.validate(one, "1.36", strict=True)
+
+
+def test_witness_is_placed_once_the_ledgers_key_is_known():
+    assert not [one for one in render() if one["metadata"]["name"].endswith("witness")]
+    objects = render(witness={"ledgerKey": KEY})
+    pod = only(objects, "StatefulSet", "witness")["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert only(objects, "ConfigMap", "ledger-key")["data"]["ledger-key"].strip() == KEY
+    assert "https://bank-broker:8443" in container["command"]
+    assert "runtimeClassName" not in pod
+    assert pod["automountServiceAccountToken"] is False
+    assert container["securityContext"]["readOnlyRootFilesystem"] is True
+    assert only(objects, "NetworkPolicy", "witness")["spec"]["ingress"] == []
+
+
+def test_every_command_of_the_chart_is_one_that_strongroom_has():
+    """What a container is started with is asked for its help here, so that a renamed option is noticed."""
+    objects = render(witness={"ledgerKey": KEY})
+    for one in objects:
+        for container in one.get("spec", {}).get("template", {}).get("spec", {}).get("containers", ()):
+            command = [sys.executable, *container["command"][1:]]
+            asked = command[: command.index("--") + 1 if "--" in command else command.index("-m") + 3]
+            said = subprocess.run([*asked, "--help"], capture_output=True, text=True, check=True, timeout=60).stdout
+            for option in (word for word in command[len(asked) :] if word.startswith("--")):
+                if asked[-1] != "--":
+                    assert option in said
+
+
+@pytest.mark.parametrize("flavour", ["tdx", "snp", "sgx"])
+def test_broker_in_a_real_tee_finds_collateral(flavour):
+    pod = only(render(flavour=flavour), "StatefulSet", "broker")["spec"]["template"]["spec"]
+    (mount,) = [one for one in pod["containers"][0]["volumeMounts"] if one["name"] == "collateral"]
+    assert mount["mountPath"] == "/etc/strongroom/collateral"
+    (volume,) = [one for one in pod["volumes"] if one["name"] == "collateral"]
+    assert volume["configMap"] == {"name": "strongroom-collateral", "optional": True}
+
+
+def test_alerts_ask_for_metrics_that_the_witness_shows():
+    rules = only(render(monitoring={"enabled": True}), "PrometheusRule")["spec"]["groups"][0]["rules"]
+    source = (DEPLOY.parent / "src/strongroom/cli/witness.py").read_text()
+    for rule in rules:
+        for metric in re.findall(r"strongroom_\w+", rule["expr"]):
+            assert f'"{metric}"' in source

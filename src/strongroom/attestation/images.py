@@ -155,6 +155,7 @@ def _lay(tar: tarfile.TarFile, into: Path, wanted: Callable[[str], bool]) -> Non
         elif entry.isfile() and (opened := tar.extractfile(entry)) is not None:
             with target.open("wb") as stream:
                 shutil.copyfileobj(opened, stream, _CHUNK)
+            target.chmod(entry.mode & 0o777)
         else:
             raise ImageError(f"{name} is neither a file nor a link")
 

@@ -18,6 +18,7 @@ from strongroom.attestation.anchors import INTEL, TrustAnchor
 from strongroom.attestation.appraisal import CollateralSource
 from strongroom.attestation.azure_guest import AzureGuest
 from strongroom.attestation.coco_agent import AGENT_SOCKET, Agent, SocketAgent, ask_agent
+from strongroom.attestation.collateral_sources import CollateralFolder
 from strongroom.attestation.evidence import Evidence, TeeName, parse_quote
 from strongroom.attestation.evidence.azure import measurement_of, parse_azure
 from strongroom.attestation.evidence.snp import parse_snp_report
@@ -38,6 +39,7 @@ TSM_REPORTS = Path("sys/kernel/config/tsm/report")
 SEV_GUEST = Path("dev/sev-guest")
 TPM_DEVICE = Path("dev/tpmrm0")
 CHASSIS_TAG = Path("sys/class/dmi/id/chassis_asset_tag")
+COLLATERAL = Path("etc/strongroom/collateral")
 BOOT_EVENT_LOG = Path("sys/firmware/acpi/tables/data/CCEL")
 
 _AZURE_TAG = b"7783-7084-3265-9085-8269-3286-77"
@@ -48,8 +50,11 @@ _FIRST_PAUSE = 0.02  # doubled after every attempt: 1.3 s in all
 def detect(*, collateral: CollateralSource | None = None, root: Path = Path("/")) -> Tee:
     """Return the TEE that this process runs in; raise NoTeeError if there is none.
 
-    ``collateral`` is where a real TEE's collateral comes from. ``root`` is where ``/dev`` and ``/sys`` are looked for.
+    ``collateral`` is where a real TEE's collateral comes from: by default the folder /etc/strongroom/collateral, if it
+    is there; vendors signed what is in it. ``root`` is where ``/dev``, ``/sys`` and ``/etc`` are looked for.
     """
+    if collateral is None and (root / COLLATERAL).is_dir():
+        collateral = CollateralFolder(root / COLLATERAL)
     gramine, reports, agent = root / GRAMINE_DEVICE, root / TSM_REPORTS, root / AGENT_SOCKET
     real = [path for path in (gramine, reports) if path.is_dir()] + [path for path in (agent,) if path.is_socket()]
     vtpm = root / TPM_DEVICE
@@ -104,7 +109,7 @@ class _RealTee:
         if self._collateral is None:
             raise UsageError(
                 "no source of collateral is configured for this TEE",
-                hint="name a PCCS or a folder of collateral in the settings of this process",
+                hint=f"put it into /{COLLATERAL}: strongroom attest collateral fetch, or import",
             )
         return self._collateral
 

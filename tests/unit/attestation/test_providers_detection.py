@@ -9,6 +9,7 @@ import pytest
 
 from strongroom.attestation import providers
 from strongroom.attestation.anchors import INTEL
+from strongroom.attestation.collateral_sources import CollateralFolder
 from strongroom.attestation.providers import GRAMINE_DEVICE, TSM_REPORTS, GramineTee, TdxTee, detect
 from strongroom.attestation.simulated import FD_VARIABLE, SimulatedPlatform
 from strongroom.attestation.simulated.inside import SimulatedTee
@@ -151,3 +152,10 @@ def test_a_forked_process_has_no_tee(tmp_path):
 def test_a_real_tee_without_a_source_of_collateral_verifies_nobody(gramine):
     with pytest.raises(UsageError, match="collateral"):
         detect(root=gramine).collateral_source()
+
+
+def test_real_tee_takes_its_collateral_from_the_folder_that_is_mounted(gramine):
+    with pytest.raises(UsageError, match="collateral"):
+        detect(root=gramine).collateral_source()
+    (gramine / "etc/strongroom/collateral").mkdir(parents=True)
+    assert isinstance(detect(root=gramine).collateral_source(), CollateralFolder)

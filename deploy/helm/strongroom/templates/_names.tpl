@@ -14,3 +14,9 @@ app.kubernetes.io/name: strongroom
 app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/component: broker
 {{- end -}}
+
+{{- define "strongroom.witness" -}}
+app.kubernetes.io/name: strongroom
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: witness
+{{- end -}}

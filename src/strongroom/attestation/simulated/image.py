@@ -12,10 +12,10 @@ from strongroom.attestation.images import Image, ImageError, read_image, resolve
 from strongroom.attestation.roles import Role
 from strongroom.attestation.simulated.measuring import Measured, measure, read_tree
 
-SITE: Final = "opt/strongroom/site"
+SITE: Final = "usr/local/lib/python3.11/dist-packages"
 _INTERPRETER: Final = "/usr/bin/python3"
-# What starts otherwise could run other code than what is measured here.
-_ENVIRONMENT: Final = {"PATH": "/usr/bin", "PYTHONPATH": f"/{SITE}"}
+# Another variable could load other code than what is measured here.
+_ENVIRONMENT: Final = {"PATH": "/usr/bin", "LANG": "C.UTF-8", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1"}
 _WANTED: Final = re.compile(rf"usr/bin/python3[^/]*|{SITE}/strongroom/.*|{SITE}/[^/]+\.dist-info/(METADATA|RECORD)")
 
 
@@ -27,9 +27,9 @@ def measure_image(archive: Path, roles: Iterable[Role]) -> tuple[Image, dict[Rol
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         image = read_image(archive, into=root, wanted=lambda name: _WANTED.fullmatch(name) is not None)
-        got = {name: image.environment.get(name, "") for name in _ENVIRONMENT}
-        if got != _ENVIRONMENT:
-            raise ImageError(f"the image's environment is {got}, expected {_ENVIRONMENT}", hint="use scripts/image")
+        if dict(image.environment) != _ENVIRONMENT:
+            given = ", ".join(f"{name}={value}" for name, value in sorted(image.environment.items()))
+            raise ImageError(f"the image's environment is {given[:200]}", hint="use an image made by scripts/image")
         if image.user.partition(":")[0] in {"", "0", "root"}:
             raise ImageError("containers of the image run as root", hint="use scripts/image")
         interpreter, site = resolve(root, _INTERPRETER), resolve(root, SITE)
