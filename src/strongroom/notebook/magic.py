@@ -1,0 +1,72 @@
+"""The cell magic ``%%strongroom``: the cell is a query, or a program that the owners approved, and runs as a job.
+
+``%%strongroom [NAME] [--session SESSION] [--kind sql|python]`` puts the result's data frame into the variable NAME.
+What is refused is shown as a list of reasons, and the notebook stops there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from strongroom.errors import RefusedError, StrongroomError, UsageError
+from strongroom.notebook.display import show_refusal
+from strongroom.notebook.session import Result, Session
+
+if TYPE_CHECKING:
+    from IPython.core.interactiveshell import InteractiveShell
+
+
+class CellStoppedError(Exception):
+    """A cell ended without a result; what there is to say has been shown, so no stack trace follows."""
+
+    def _render_traceback_(self) -> list[str]:
+        return []
+
+
+class _Arguments(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message, hint="%%strongroom [NAME] [--session SESSION] [--kind sql|python]")
+
+
+def add_magic(shell: InteractiveShell) -> None:
+    """Register the cell magic."""
+
+    def strongroom(line: str, cell: str) -> Result:
+        try:
+            return _run(shell, line, cell)
+        except RefusedError as error:
+            _show(show_refusal(error.message, reasons=error.reasons or (error.message,), hint=error.hint), error)
+        except StrongroomError as error:
+            _show(show_refusal(error.message, reasons=(error.message,), hint=error.hint), error)
+
+    shell.register_magic_function(strongroom, magic_kind="cell", magic_name="strongroom")
+
+
+def _run(shell: InteractiveShell, line: str, cell: str) -> Result:
+    parser = _Arguments(prog="%%strongroom", add_help=False)
+    parser.add_argument("name", nargs="?")
+    parser.add_argument("--session", default="session")
+    parser.add_argument("--kind", choices=("sql", "python"), default="sql")
+    arguments = parser.parse_args(shlex.split(line))
+    session: Any = shell.user_ns.get(arguments.session)
+    if not isinstance(session, Session):
+        raise UsageError(
+            f"there is no session called {arguments.session!r} in this notebook",
+            hint="session = strongroom.notebook.connect(...)",
+        )
+    result = session.run(cell, kind=arguments.kind)
+    if arguments.name:
+        if not arguments.name.isidentifier():
+            raise UsageError(f"{arguments.name!r} is not a name for a variable")
+        shell.user_ns[arguments.name] = result.to_pandas()
+    return result
+
+
+def _show(card: str, error: StrongroomError) -> NoReturn:
+    from IPython.display import display
+
+    plain = "\n".join([error.message, *(f"- {reason}" for reason in getattr(error, "reasons", ()))])
+    display({"text/html": card, "text/plain": plain}, raw=True)
+    raise CellStoppedError(error.message) from None
