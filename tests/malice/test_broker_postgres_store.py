@@ -1,6 +1,8 @@
 """The host, whose PostgreSQL keeps the broker's store, edits it, brings back old copies, and serves two brokers."""
 
+import http.client
 import json
+import socket
 import subprocess
 import time
 
@@ -35,6 +37,27 @@ def another(scene, place, *more):
 
 def said_by(process):
     return json.loads(process.stdout.readline() or b"{}")
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def probe(port, path):
+    """Return the status once the broker listens."""
+    until = time.monotonic() + START_SECONDS
+    while True:
+        line = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        try:
+            line.request("GET", path)
+            return line.getresponse().status
+        except ConnectionRefusedError:
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        finally:
+            line.close()
 
 
 def released(scene, client):
@@ -82,16 +105,20 @@ def test_standby_alone_waits_for_a_store_in_use_and_takes_over_with_every_revoca
     second = another(scene, scene.place)
     assert said_by(second)["kind"] == "StoreInUseError"
     assert second.wait(timeout=START_SECONDS) == 2
-    standby = another(scene, scene.place, "--standby")
+    port = free_port()
+    standby = another(scene, scene.place, "--standby", "--metrics", f"127.0.0.1:{port}")
     try:
         client.revoke("flights", "withdrawn", scene.airline.key)
         before = client.checkpoint()
+        assert probe(port, "/healthz") == 200
+        assert probe(port, "/readyz") == 503
         scene.kill()
         said = said_by(standby)
         assert said["event"] == "ready"
         scene.port = said["port"]
         later = scene.client()  # The memory is shared: it continues the ledger that was seen.
         assert later.checkpoint().size > before.size
+        assert probe(port, "/readyz") == 200
         with pytest.raises(RefusedError, match="refused"):
             later.submit_job(scene.job().statement)
     finally:

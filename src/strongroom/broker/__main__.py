@@ -28,11 +28,13 @@ from strongroom.broker.book import Book
 from strongroom.broker.desk import Desk
 from strongroom.broker.keys import BrokerKeys
 from strongroom.broker.ledger_store import METADATA
+from strongroom.broker.monitor import Monitor
 from strongroom.broker.recent_collateral import RecentCollateral
 from strongroom.broker.server import reserve, serve
 from strongroom.broker.service import Service
 from strongroom.broker.sessions import Nonces, Sessions
 from strongroom.broker.state import State
+from strongroom.broker.tally import Tally
 from strongroom.catalog.store import MonotonicCounter, RolledBackStoreError, Store, StoreInUseError
 from strongroom.errors import StrongroomError, UsageError
 from strongroom.ledger.entry import EntryKind
@@ -100,8 +102,9 @@ async def open_store(place: str, *, tee: Tee, standby: bool, stop: asyncio.Event
     return None
 
 
-async def run(*, place: str, standby: bool, host: str, port: int) -> None:
+async def run(*, place: str, standby: bool, listen: tuple[str, int], metrics: tuple[str, int]) -> None:
     """Open the store, write the start into the ledger, and serve until told to stop or the store fails."""
+    monitor = Monitor(*metrics)  # The operator sees a broker that waits for its store, too.
     tee = detect()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -109,7 +112,7 @@ async def run(*, place: str, standby: bool, host: str, port: int) -> None:
     store = await open_store(place, tee=tee, standby=standby, stop=stop)
     if store is None:
         return
-    held = reserve(host, port)
+    held, tally = reserve(*listen), Tally()
     try:
         state = State.load(store.load())
         counter, protection = find_counter(tee, store)
@@ -119,7 +122,7 @@ async def run(*, place: str, standby: bool, host: str, port: int) -> None:
             count_refused_start(tee)
             raise
         keys = state.keys or BrokerKeys.generate(now=datetime.now(UTC))
-        book = Book(store=store, key=keys.ledger, origin=keys.origin, counter=counter)
+        book = Book(store=store, key=keys.ledger, origin=keys.origin, counter=counter, tally=tally)
         desk = Desk(
             keys=keys,
             state=state,
@@ -133,6 +136,7 @@ async def run(*, place: str, standby: bool, host: str, port: int) -> None:
                 policy=AppraisalPolicy.leaving_tcb_to_caller(),
             ),
             tee=tee,
+            tally=tally,
             clock=lambda: datetime.now(UTC),
         )
         await desk.write(
@@ -144,7 +148,10 @@ async def run(*, place: str, standby: bool, host: str, port: int) -> None:
         await note_refused_starts(tee, desk)
         serving = await serve(Service(desk), keys, held=held, stop=stop)
         gc.freeze()  # What was loaded to start with stays; looking through it again and again finds nothing.
-        print(json.dumps({"event": "ready", "host": held.getsockname()[0], "port": held.getsockname()[1]}), flush=True)  # noqa: T201
+        monitor.desk = desk
+        host, port = held.getsockname()[:2]
+        said = {"event": "ready", "host": host, "port": port, "metrics": monitor.port}
+        print(json.dumps(said), flush=True)  # noqa: T201
         waiting: set[asyncio.Future[Any]] = {serving, book.failure}
         await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         stop.set()
@@ -157,20 +164,27 @@ async def run(*, place: str, standby: bool, host: str, port: int) -> None:
         store.close()
 
 
+def parse_address(option: str, text: str) -> tuple[str, int]:
+    """Return the host and port given with ``option``; raise UsageError unless ``text`` has both."""
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > MAX_PORT:
+        raise UsageError(f"{option} is host:port, got {text!r}", hint="for example 127.0.0.1:8443")
+    return host.strip("[]"), int(port)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the broker and return its exit code."""
     parser = argparse.ArgumentParser(prog="strongroom-broker", description="Release keys to attested workloads.")
     parser.add_argument("--store", required=True, help="the sealed store: a directory, or postgresql+psycopg://...")
+    parser.add_argument("--metrics", default="127.0.0.1:0", help="host:port where the operator looks, over plain HTTP")
     parser.add_argument("--standby", action="store_true", help="wait while another broker serves from the store")
     parser.add_argument("--listen", default="127.0.0.1:0", help="host:port; port 0 takes a free one")
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s %(message)s")
     try:
-        host, _, port = arguments.listen.rpartition(":")
-        if not host or not port.isdecimal() or int(port) > MAX_PORT:
-            raise UsageError(f"--listen is host:port, got {arguments.listen!r}", hint="for example 127.0.0.1:8443")
+        listen, metrics = parse_address("--listen", arguments.listen), parse_address("--metrics", arguments.metrics)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(run(place=arguments.store, standby=arguments.standby, host=host.strip("[]"), port=int(port)))
+            runner.run(run(place=arguments.store, standby=arguments.standby, listen=listen, metrics=metrics))
     except StrongroomError as error:
         said = {"event": "failed", "kind": error.kind, "message": error.message, "hint": error.hint}
         print(json.dumps(said), flush=True)  # noqa: T201

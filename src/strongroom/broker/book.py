@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from strongroom.broker.ledger_store import SqlLogStore, write_growth
+from strongroom.broker.tally import Tally
 from strongroom.catalog.store import Change, LedgerEnd, MonotonicCounter, RolledBackStoreError, Store, StoreError
 from strongroom.digests import same
 from strongroom.ledger.checkpoint import Checkpoint, LedgerKey, sign_checkpoint
@@ -45,11 +46,12 @@ class _Waiting:
 class Book:
     """The committer: one task, one transaction at a time."""
 
-    def __init__(self, *, store: Store, key: SigningKey, origin: str, counter: MonotonicCounter) -> None:
+    def __init__(self, *, store: Store, key: SigningKey, origin: str, counter: MonotonicCounter, tally: Tally) -> None:
         self._store = store
         self._key = key
         self._counter = counter
         self._counter_read = 0.0
+        self._tally = tally
         self._log_store = SqlLogStore(store.engine)
         self.log = MerkleLog(self._log_store)
         self.public = LedgerKey(origin=origin, key=key.public)
@@ -116,11 +118,13 @@ class Book:
             if not group:
                 continue
             growth = self.log.grow([entry for waiting in group for entry in waiting.entries])
+            begun = time.monotonic()
             try:
                 note = await loop.run_in_executor(self._disk, self._commit, group, growth)
             except Exception as error:  # noqa: BLE001  whatever it is, the store cannot be trusted to have it
                 self._fail(error, group)
                 return
+            self._tally.count_commit(seconds=time.monotonic() - begun, entries=len(growth.entries))
             self.log.adopt(growth)
             self._take_note(note)
             # Those who are answered now will ask again beside those who came meanwhile: one commit can have them all.

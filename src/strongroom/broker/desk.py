@@ -19,6 +19,7 @@ from strongroom.broker.records import Job
 from strongroom.broker.release import InputCase, fit, shorten
 from strongroom.broker.sessions import Nonces, Sessions
 from strongroom.broker.state import State
+from strongroom.broker.tally import Tally
 from strongroom.catalog.identity import Identity
 from strongroom.catalog.store import Change
 from strongroom.errors import RefusedError, StrongroomError
@@ -53,6 +54,7 @@ class Desk:
     sessions: Sessions
     verifier: Verifier
     tee: Tee
+    tally: Tally
     clock: Callable[[], datetime]
 
     async def write(
@@ -67,9 +69,11 @@ class Desk:
         """Take over ``changes``, and return once they and the entry are durable."""
         entry = fit(Entry(kind=kind, time=self.clock(), facts=facts, reasons=shorten(reasons)))
         self.state.apply(*changes)
-        return await self.book.write(entry.encode(), changes=changes, administrative=administrative)
+        written = await self.book.write(entry.encode(), changes=changes, administrative=administrative)
+        self.tally.entries[kind] += 1
+        return written
 
-    async def write_form(
+    async def write_grant(
         self,
         form: EntryForm,
         facts: Mapping[str, str],
@@ -77,10 +81,12 @@ class Desk:
         changes: Sequence[Change] = (),
         administrative: bool = False,
     ) -> Written:
-        """Take over ``changes``, and return once they and the entry that ``form`` makes of ``facts`` are durable."""
+        """Take over ``changes``, and return once they and the grant that ``form`` makes of ``facts`` are durable."""
         entry = form.fill(facts, time=self.clock())
         self.state.apply(*changes)
-        return await self.book.write(entry, changes=changes, administrative=administrative)
+        written = await self.book.write(entry, changes=changes, administrative=administrative)
+        self.tally.entries[EntryKind.GRANT] += 1
+        return written
 
     async def refuse(
         self, message: str, *, facts: Mapping[str, Any], reasons: Sequence[str], hint: str = ""

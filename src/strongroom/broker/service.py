@@ -105,6 +105,7 @@ class Service:
             protocol.close(None)
             return
         answer = await self._answer(scope, protocol)
+        self._desk.tally.answers[scope.path if scope.path in self._routes else "none", answer.status] += 1
         note = self._desk.book.note_header
         headers = [("content-type", "application/json"), (CHECKPOINT_HEADER, note), ("cache-control", "no-store")]
         protocol.response_bytes(answer.status, headers, answer.body)

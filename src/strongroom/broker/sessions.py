@@ -66,6 +66,9 @@ class Nonces:
                 hint="ask for a new nonce and answer it at once; each answers once",
             )
 
+    def __len__(self) -> int:
+        return len(self._issued)
+
 
 @dataclass(slots=True, kw_only=True)
 class Session:
@@ -81,6 +84,7 @@ class Session:
     seal: ReleaseSeal
     ends: datetime
     counter: int = 0
+    held_until: datetime | None = None  # the end of the lease of the keys that it was released
     earlier: Earlier | None = field(default=None, repr=False)  # its last release, which the next may be the same as
 
 
@@ -118,6 +122,10 @@ class Sessions:
         )
         self._open[session.id] = session
         return session
+
+    def open_at(self, now: datetime) -> list[Session]:
+        """Return the sessions that have not ended."""
+        return [session for session in self._open.values() if session.ends > now]
 
     def verify(
         self, session_id: bytes, *, counter: int, proof: bytes, path: str, body: bytes, now: datetime

@@ -47,8 +47,15 @@ def broker() -> None:
 @click.option(
     "--listen", default="127.0.0.1:0", show_default=True, metavar="HOST:PORT", help="Port 0 takes a free one."
 )
+@click.option(
+    "--metrics",
+    default="127.0.0.1:0",
+    show_default=True,
+    metavar="HOST:PORT",
+    help="Where /metrics, /healthz and /readyz answer over plain HTTP; counts only, nothing secret.",
+)
 @click.option("--tee", type=click.Choice(("sgx", "tdx")), default="sgx", show_default=True, help="The kind of quotes.")
-def _start(screen: Screen, *, platform: Path, store: str, standby: bool, listen: str, tee: str) -> int:
+def _start(screen: Screen, *, platform: Path, store: str, standby: bool, listen: str, metrics: str, tee: str) -> int:
     """Start a broker and keep it until Ctrl-C.
 
     Prints its address and measurement as soon as it is ready. Inside real TEEs the broker is started by the image, as
@@ -58,13 +65,24 @@ def _start(screen: Screen, *, platform: Path, store: str, standby: bool, listen:
 
     screen.warn_simulated()
     operator = Operator(platform, tee="tdx" if tee == "tdx" else "sgx")
-    running = operator.start_broker(store, standby=standby, listen=listen, log=platform / "broker.log")
+    log = platform / "broker.log"
+    running = operator.start_broker(store, standby=standby, listen=listen, metrics=metrics, log=log)
     for number in (signal.SIGINT, signal.SIGTERM):  # A shell lets what it starts in the background ignore SIGINT.
         signal.signal(number, _interrupt)
     try:
         screen.result(
-            {"url": running.url, "measurement": running.measurement, "platform": str(platform), "simulated": True},
-            text=(f"broker       {running.url}", f"measurement  {running.measurement}"),
+            {
+                "url": running.url,
+                "measurement": running.measurement,
+                "metrics": running.metrics,
+                "platform": str(platform),
+                "simulated": True,
+            },
+            text=(
+                f"broker       {running.url}",
+                f"measurement  {running.measurement}",
+                f"metrics      {running.metrics}",
+            ),
         )
         status = 0
         while (ended := running.process.poll()) is None:

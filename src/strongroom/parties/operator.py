@@ -35,10 +35,11 @@ class BrokerStartError(StrongroomError):
 
 @dataclass(slots=True)
 class RunningBroker:
-    """A broker that is ready: where it answers, what it measures, and its process."""
+    """A broker that is ready: where it answers, what it measures, where it shows how it goes, and its process."""
 
     url: str
     measurement: str
+    metrics: str
     process: SimulatedProcess
 
     def wait(self) -> int:
@@ -60,16 +61,25 @@ class Operator:
         """Write the platform's root and collateral anew where relying parties on this machine read them."""
         self.platform.expose()
 
-    def start_broker(self, store: str | Path, *, listen: str, log: Path, standby: bool = False) -> RunningBroker:
+    def start_broker(
+        self,
+        store: str | Path,
+        *,
+        listen: str,
+        log: Path,
+        standby: bool = False,
+        metrics: str = "127.0.0.1:0",
+    ) -> RunningBroker:
         """Start the measured broker on ``listen`` (host:port, port 0 for a free one) and return it when it is ready.
 
         Its sealed records are kept in ``store``, a directory or a PostgreSQL address, and what it says goes to ``log``.
-        With ``standby`` it is ready once no other broker serves from there, however long that takes. Raise
-        BrokerStartError with its own words if it refuses to start, TransportError if it says nothing for half a minute.
+        ``metrics`` is where it shows its operator how it goes. With ``standby`` it is ready once no other broker serves
+        from the store, however long that takes. Raise BrokerStartError with its own words if it refuses to start,
+        TransportError if it says nothing for half a minute.
         """
         log.parent.mkdir(parents=True, exist_ok=True)
         place = str(store) if "://" in str(store) else str(Path(store).absolute())
-        argv = ["--store", place, "--listen", listen, *(["--standby"] if standby else [])]
+        argv = ["--store", place, "--listen", listen, "--metrics", metrics, *(["--standby"] if standby else [])]
         with log.open("ab") as stream:
             process = self.platform.start(Role.BROKER, argv, stdout=subprocess.PIPE, stderr=stream)
         try:
@@ -78,7 +88,10 @@ class Operator:
             _stop(process)
             raise
         return RunningBroker(
-            url=f"https://{said.get('host')}:{said.get('port')}", measurement=process.measurement, process=process
+            url=f"https://{said.get('host')}:{said.get('port')}",
+            measurement=process.measurement,
+            metrics=f"http://{metrics.rpartition(':')[0]}:{said.get('metrics')}/metrics",
+            process=process,
         )
 
     def lend(

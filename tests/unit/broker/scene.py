@@ -56,6 +56,7 @@ class Scene:
     platform: SimulatedPlatform = None
     process: object = None
     port: int = 0
+    metrics: int = 0
     airline: Party = field(default_factory=lambda: Party("airline"))
     weather: Party = field(default_factory=lambda: Party("weather"))
     analyst: Party = field(default_factory=lambda: Party("analyst"))
@@ -89,7 +90,7 @@ class Scene:
         )
         said = json.loads(self.process.stdout.readline() or b"{}")
         if said.get("event") == "ready":
-            self.port = said["port"]
+            self.port, self.metrics = said["port"], said["metrics"]
         return said
 
     def stop(self):

@@ -13,6 +13,7 @@ from typing import Any
 
 from strongroom.attestation.appraisal import AttestationResult
 from strongroom.attestation.binding import KEY_DIGEST_BYTES, key_bundle_digest, report_data
+from strongroom.attestation.claims import Claims
 from strongroom.attestation.evidence import Evidence
 from strongroom.attestation.roles import Role
 from strongroom.attestation.workload_keys import PublicKeys
@@ -25,6 +26,7 @@ from strongroom.broker.release import Ruling, Standing, TeeFacts, head_role, mis
 from strongroom.broker.requests import MalformedRequestError, Message, decode64, encode64
 from strongroom.broker.seals import SECRET_BYTES, admission_mac, session_info, ticket_digest
 from strongroom.broker.sessions import Session
+from strongroom.broker.tally import CollateralSeen
 from strongroom.catalog.store import Change
 from strongroom.digests import parse_text, same, to_text
 from strongroom.envelope.hpke import seal
@@ -79,6 +81,10 @@ class WorkloadsDoor:
             await self._desk.refuse(
                 f"attestation of the {role.value}", facts=facts, reasons=[error.message], hint=error.hint
             )
+        if isinstance(result.claims, Claims):
+            self._desk.tally.collateral[result.tee] = CollateralSeen(
+                expires=result.claims.expires, evaluation_number=result.claims.evaluation_number
+            )
         if role is head_role(job.kind) and not job.driver:
             await self._bind_driver(job, keys.digest)
         session = self._desk.sessions.start(
@@ -117,12 +123,13 @@ class WorkloadsDoor:
         parcel = earlier.parcel
         sealed = session.seal.seal(parcel.plain, counter=counter, terms=parcel.terms)
         changes = _first_use(job, newer, self._desk.state.uses)
-        written = await self._desk.write_form(
+        written = await self._desk.write_grant(
             earlier.form,
             {"key": session.key_text, "expires": f"{term.expires:%FT%TZ}"},
             changes=changes,
             administrative=bool(changes) and any(case.policy and case.policy.max_uses is not None for case in cases),
         )
+        session.held_until = term.expires
         return {
             "sealed": encode64(sealed),
             "datasets": parcel.granted,
@@ -137,6 +144,7 @@ class WorkloadsDoor:
         await self._desk.book.stand_alone()  # A clone may have taken the revocation that this broker never heard of.
         job = self._job(session)
         ruling = await self._rule(session, job, "renewal of the lease")
+        session.held_until = ruling.term.expires
         return {"lease": ruling.term.lease.total_seconds(), "newer": [one.dataset for one in self._repin(job)[1]]}
 
     async def account(self, session: Session, body: bytes) -> dict[str, Any]:
