@@ -58,8 +58,8 @@ def test_machine_in_the_middle_has_another_certificate(world, agent, tmp_path):
         connect(impostor.form.endpoint, certificate=agent.certificate, key=world.analyst.key, job_digest=JOB)
 
 
-@pytest.mark.parametrize("change", ["agent", "nonce"])
-def test_word_that_was_signed_for_another_machine_or_time_is_refused(world, agent, change):
+@pytest.mark.parametrize("change", ["agent", "nonce", "job"])
+def test_word_that_was_signed_for_another_machine_or_time_or_for_no_job_is_refused(world, agent, change):
     with raw(agent) as tls:
         nonce = json.loads(tls.recv(4096))["nonce"]
         asked = {"agent": agent.certificate, "nonce": nonce, "job": JOB, change: "sha256:" + "1" * 64}

@@ -10,6 +10,7 @@ import contextlib
 import functools
 import json
 import os
+import re
 import secrets
 import select
 import socket
@@ -39,6 +40,7 @@ _MAX_LINE = 1 << 16
 _KIND = "host-request"
 _VERSION = 1
 _YEARS = timedelta(days=3650)
+_JOB = re.compile(r"sha384:[0-9a-f]{96}")
 
 
 class HostLostError(TransportError):
@@ -183,7 +185,10 @@ class AgentCertificate:
             raise RefusedError(refusal, reasons=(refusal,))
         if asked != {"agent": self.digest, "nonce": nonce, "job": asked.get("job")}:
             raise RefusedError("the request was signed for another machine", reasons=("agent or nonce differ",))
-        return str(asked["job"])
+        job = str(asked["job"])
+        if not _JOB.fullmatch(job):
+            raise RefusedError("the request names no job", reasons=("its digest is sha384: and 96 hex digits",))
+        return job
 
 
 def connect(address: tuple[str, int], *, certificate: str, key: SigningKey, job_digest: str) -> tuple[ControlLine, int]:
