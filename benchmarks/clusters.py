@@ -1,4 +1,8 @@
-"""Clusters: seconds from submit to the end of the first task, on one and two lent hosts, beside stock Spark."""
+"""Clusters: from submit to the first task, what admitting workers costs, and shuffles with encryption on and off.
+
+The first task is placed on one and two lent hosts, beside stock Spark. Crowds of workers prove themselves to one real
+driver and start no Java. TPC-H's queries with the most shuffle run protected and on stock Spark, turn about.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +17,14 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
-from benchmarks.harness import Figure, Options, Report, progress
+from benchmarks._admissions import AT_ONCE, SLEEPER, Admissions, admit_crowd
+from benchmarks.harness import Cost, Figure, Options, Report, Runs, progress
 
 HOSTS = (1, 2)
+CROWDS, QUICK_CROWDS = (10, 100, 1000), (10, 50)
+SHUFFLES = ("5", "9", "18", "21")
 _PLAIN_SECONDS = 300
+_SCALE = 0.1
 _DATASET = "visits"
 _STEPS = ("attest-driver", "attest-broker", "key-release", "attest-worker", "worker-keys", "spark-start")
 # When the first task was done leaves as the program's result: nothing else may say so.
@@ -42,6 +50,8 @@ def run(options: Options) -> Report:
                     seconds[f"{hosts} lent: {name}"].append(value)
                 progress(options, f"round {number + 1} of {rounds}: stock Spark, {hosts} workers")
                 seconds[f"{hosts} plain"].append(_plain(hosts))
+        crowds = [place.admit(size, options) for size in (QUICK_CROWDS if options.quick else CROWDS)]
+    shuffles = _shuffles(options)
     median = {name: statistics.median(values) for name, values in seconds.items()}
     figures = []
     for hosts in HOSTS:
@@ -53,10 +63,26 @@ def run(options: Options) -> Report:
             Figure(name=f"submit to first task / stock Spark, {named}", value=lent / plain, unit="x"),
             *(Figure(name=f"{named}: {step}", value=median[f"{hosts} lent: {step}"], unit="s") for step in _STEPS),
         ]
+    for crowd in crowds:
+        named = f"{crowd.workers:,} workers"
+        p99 = crowd.waits[int(0.99 * len(crowd.waits))]
+        figures += [
+            Figure(name=f"{named} admitted", value=crowd.seconds, unit="s"),
+            Figure(name=f"{named}: p99 from knock to admission", value=p99, unit="s"),
+            Figure(name=f"{named}: driver, each", value=1000 * crowd.driver_cpu / crowd.workers, unit="ms CPU"),
+            Figure(name=f"{named}: broker, each", value=1000 * crowd.broker_cpu / crowd.workers, unit="ms CPU"),
+            Figure(name=f"{named}: driver's memory gained", value=crowd.driver_mebibytes, unit="MiB"),
+        ]
+    for query in SHUFFLES:
+        ratio = shuffles.wall_ratio(f"protected {query}", to=f"plain {query}")
+        figures.append(Figure(name=f"TPC-H query {query}: protected / stock Spark", value=ratio, unit="x"))
     notes = [
         f"{rounds} rounds, turn about; medians; simulated TEE; hosts are agents on loopback addresses of one machine",
         "one worker with one core a host; the driver is on the first host",
         "stock Spark: local-cluster with as many workers, from the start of Python, no attestation and no protection",
+        f"crowds: {AT_ONCE} workers knock at a time, from this process on the same machine; one round",
+        "each admission is mutual attestation, a ruling by the owners' policies, and an entry in the ledger, synced",
+        f"queries: scale {_SCALE}, two executors of one core, 8 partitions; one run, turn about, by wall time",
     ]
     return Report(
         name="clusters",
@@ -104,8 +130,15 @@ class _Place:
         world.enrol_everyone()
         if home.broker is None:
             raise RuntimeError("the owner was just enrolled")
-        policy = home.owner.permit(world.policy_toml(home, programs=[_PROGRAM.encode()]))
+        programs = [_PROGRAM.encode(), SLEEPER.encode()]
+        text = world.policy_toml(home, programs=programs).replace("lease = 2", "lease = 300")
+        policy = home.owner.permit(text)
         home.owner.register(home.encrypted, broker=home.broker, policy=policy, password=home.reveal_password)
+
+    def admit(self, workers: int, options: Options) -> Admissions:
+        """Have a crowd of workers admitted by one driver."""
+        directory = Path(tempfile.mkdtemp(dir=self._jobs))
+        return admit_crowd(self.world, workers, directory=directory, tell=lambda text: progress(options, text))
 
     def first_task(self, hosts: int) -> dict[str, float]:
         """Return the seconds from submit to the end of the first task, and of the steps on the way."""
@@ -129,6 +162,28 @@ class _Place:
                 broker=broker, digest=report.digest, output="first", location=Path(output["directory"])
             )
         return {"first task": result.column("at")[0].as_py() - started, **{s: report.timings[s] for s in _STEPS}}
+
+
+def _shuffles(options: Options) -> Runs:
+    """Run the queries with the most shuffle on stock Spark and protected, turn about."""
+    from benchmarks.spark import SIDES, started
+    from benchmarks.warehouse import scratch, tpch_queries, tpch_source
+
+    texts, warm_up, rounds = tpch_queries(), 1, 1 if options.quick else 5
+    costs: dict[str, list[Cost]] = defaultdict(list)
+    tpch_source(_SCALE)
+    with scratch() as directory, started(SIDES, _SCALE, directory, options) as sides:
+        for turn in range(warm_up + rounds):
+            for query in SHUFFLES:
+                answers = {}
+                for side in sides if turn % 2 == 0 else sides[::-1]:
+                    answers[side.name] = side.ask({"sql": texts[int(query)]})
+                if len({answer["digest"] for answer in answers.values()}) > 1:
+                    raise AssertionError(f"query {query}: plain and protected Spark disagree")
+                progress(options, f"turn {turn + 1}: query {query}")
+                for name, answer in answers.items() if turn >= warm_up else ():
+                    costs[f"{name} {query}"].append(answer["cost"])
+    return Runs(dict(costs))
 
 
 @contextmanager

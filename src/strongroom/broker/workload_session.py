@@ -7,7 +7,6 @@ again, with the same keys and the same ticket or admission.
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +22,7 @@ from strongroom.broker.calls import Line, SessionLostError
 from strongroom.broker.names import SESSION_HEADER
 from strongroom.broker.requests import decode64, encode64
 from strongroom.broker.seals import SECRET_BYTES, SESSION_BYTES, ReleaseSeal, release_terms, request_mac, session_info
+from strongroom.broker.turns import Turns
 from strongroom.digests import same, to_text
 from strongroom.envelope.keys import DataKey, DatasetKeys
 from strongroom.errors import EnvelopeError, TransportError
@@ -101,14 +101,14 @@ class WorkloadSession:
         self._introduction = dict(introduction)
         self._broker_key = broker_key
         self._nonce = nonce
-        self._lock = threading.RLock()
+        self._turns = Turns()
         self._id = b""
         self._secret = b""
         self._counter = 0
 
     def attest(self) -> None:
         """Prove to the broker, on a fresh nonce, what this workload is, and begin a session."""
-        with self._lock:
+        with self._turns.take():
             nonce = self._nonce()
             bound = report_data(
                 role=self._role,
@@ -137,7 +137,7 @@ class WorkloadSession:
 
     def release(self, datasets: Sequence[str]) -> Release:
         """Return the keys of ``datasets``; raise RefusedError with every reason of every owner of any input."""
-        with self._lock:
+        with self._turns.take():
             answer = self._call("/v1/release", {"datasets": list(datasets)})
             granted = [(str(name), int(version), str(digest)) for name, version, digest in answer["datasets"]]
             terms = release_terms(
@@ -165,11 +165,11 @@ class WorkloadSession:
 
     def renew(self) -> float:
         """Return for how many seconds the keys may be held from now; raise RefusedError if they no longer may."""
-        return float(self._call("/v1/renew", {})["lease"])
+        return float(self._call("/v1/renew", {}, urgent=True)["lease"])
 
     def renew_and_look(self) -> tuple[float, tuple[str, ...]]:
         """Return the lease as :meth:`renew` does, and the inputs of which the owner registered a newer version."""
-        answer = self._call("/v1/renew", {})
+        answer = self._call("/v1/renew", {}, urgent=True)
         return float(answer["lease"]), tuple(str(name) for name in answer["newer"])
 
     def account(
@@ -253,10 +253,10 @@ class WorkloadSession:
         answer = self._call("/v1/withheld", {"output": name, "reasons": list(reasons)})
         return SubmittedOutput(output_id=answer["output"], state=answer["state"], index=answer["index"])
 
-    def _call(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    def _call(self, path: str, body: Mapping[str, Any], *, urgent: bool = False) -> dict[str, Any]:
         """Send a proven request; a session that the broker forgot is begun again, once."""
         encoded = json.dumps(body).encode()
-        with self._lock:
+        with self._turns.take(urgent=urgent):
             try:
                 return self._send(path, encoded)
             except SessionLostError:

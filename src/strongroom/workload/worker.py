@@ -7,6 +7,7 @@ driver goes away, the executor is killed and every key is wiped (spec/3-job.md Â
 from __future__ import annotations
 
 import argparse
+import random
 import sys
 import threading
 import time
@@ -19,6 +20,7 @@ from strongroom.attestation.appraisal import AppraisalPolicy, Verifier
 from strongroom.attestation.channel import AttestedChannel, connect
 from strongroom.attestation.memory import CollateralMemory
 from strongroom.attestation.roles import Role
+from strongroom.attestation.secure_line import LineClosedError
 from strongroom.attestation.workload_keys import WorkloadKeys
 from strongroom.broker.client import BrokerClient
 from strongroom.digests import parse_text
@@ -45,6 +47,8 @@ _DRIVER_DEADLINE = 120.0
 _ADMISSION_DEADLINE = 330.0  # as long as a driver waits for its client, and a little
 DRAIN_SECONDS = 50.0
 _EXIT_LOST = 3
+_KNOCKS = 8
+_KNOCK_SECONDS, _MOST_KNOCK_SECONDS = 0.2, 5.0
 
 
 class Member:
@@ -63,15 +67,17 @@ class Member:
             memory=CollateralMemory(),
             policy=AppraisalPolicy.leaving_tcb_to_caller(),
         )
-        self.channel: AttestedChannel = connect(
-            driver,
-            keys=self.keys,
-            role=role,
-            expected_role=Role.DRIVER,
-            tee=self.tee,
-            verifier=self.verifier,
-            job_digest=parse_text(digest),
-            deadline=_DRIVER_DEADLINE,
+        self.channel: AttestedChannel = knock(
+            lambda: connect(
+                driver,
+                keys=self.keys,
+                role=role,
+                expected_role=Role.DRIVER,
+                tee=self.tee,
+                verifier=self.verifier,
+                job_digest=parse_text(digest),
+                deadline=_DRIVER_DEADLINE,
+            )
         )
 
     def join(self) -> tuple[Admission, JobSpec]:
@@ -248,6 +254,22 @@ class Worker(Member):
         if self._part is not None:
             self._part.close()
         super().close()
+
+
+def knock(connect_once: Callable[[], AttestedChannel]) -> AttestedChannel:
+    """Return the channel to the driver; knock again, at most eight times, while it closes the door without a word.
+
+    A driver hears 32 introductions at once, and lets the oldest go for one more: a thousand workers that start at the
+    same moment come in by and by.
+    """
+    pause = _KNOCK_SECONDS
+    for _ in range(_KNOCKS - 1):
+        try:
+            return connect_once()
+        except LineClosedError:
+            time.sleep(random.uniform(pause / 2, pause))  # noqa: S311  only to spread those who come at once
+            pause = min(2 * pause, _MOST_KNOCK_SECONDS)
+    return connect_once()
 
 
 def member_arguments(name: str, argv: Sequence[str] | None) -> argparse.Namespace:
