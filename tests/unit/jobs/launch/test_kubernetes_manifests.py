@@ -190,3 +190,12 @@ def test_pods_outside_the_tee_are_valid_and_light(version):
         assert pod["spec"]["containers"][0]["securityContext"]["readOnlyRootFilesystem"] is True
     mounts = {mount["mountPath"]: mount.get("readOnly") for mount in porter["spec"]["containers"][0]["volumeMounts"]}
     assert mounts == {"/tmp": None, "/jobs": True}
+
+
+@pytest.mark.parametrize(("runtime", "peer"), [("", False), ("kata-qemu-tdx-runtime-rs", False), ("kata-remote", True)])
+def test_init_data_is_named_as_the_runtime_reads_it(runtime, peer):
+    from strongroom.jobs.launch.kubernetes.flavours import PEER_INIT_DATA_ANNOTATION
+
+    notes = pods("tdx", runtime_class=runtime).driver()["metadata"]["annotations"]
+    assert (PEER_INIT_DATA_ANNOTATION in notes) is peer
+    assert (INIT_DATA_ANNOTATION in notes) is not peer

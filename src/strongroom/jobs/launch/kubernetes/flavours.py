@@ -17,6 +17,9 @@ from strongroom.errors import UsageError
 Flavour = Literal["simulated", "tdx", "snp", "sgx"]
 SEED_FOLDER = "/etc/strongroom/simulated"
 INIT_DATA_ANNOTATION = "io.katacontainers.config.hypervisor.cc_init_data"
+# Guests that a cloud's own API starts beside the node (peer pods) read it under another name.
+PEER_INIT_DATA_ANNOTATION = "io.katacontainers.config.runtime.cc_init_data"
+_PEER_CLASS = "kata-remote"
 
 _PYTHON = ("python3", "-P", "-s", "-m")
 _ENTRY = {
@@ -78,12 +81,13 @@ def shape(
             annotations={"sgx.intel.com/quote-provider": "aesmd"},
             resources={"sgx.intel.com/epc": epc, "sgx.intel.com/enclave": "1", "sgx.intel.com/provision": "1"},
         )
+    chosen = runtime_class or _RUNTIME_CLASS[flavour]
+    name = PEER_INIT_DATA_ANNOTATION if chosen.startswith(_PEER_CLASS) else INIT_DATA_ANNOTATION
+    document = init_data(flavour, job_digest=job_digest, agent_policy=agent_policy)
     return Shape(
         command=(*_PYTHON, _ENTRY[role], *argv),
-        runtime_class=runtime_class or _RUNTIME_CLASS[flavour],
-        annotations={
-            INIT_DATA_ANNOTATION: encode_init_data(init_data(flavour, job_digest=job_digest, agent_policy=agent_policy))
-        },
+        runtime_class=chosen,
+        annotations={name: encode_init_data(document)},
         reports=True,
     )
 
