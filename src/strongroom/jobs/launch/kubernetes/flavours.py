@@ -81,12 +81,12 @@ def shape(
             annotations={"sgx.intel.com/quote-provider": "aesmd"},
             resources={"sgx.intel.com/epc": epc, "sgx.intel.com/enclave": "1", "sgx.intel.com/provision": "1"},
         )
-    chosen = runtime_class or _RUNTIME_CLASS[flavour]
-    name = PEER_INIT_DATA_ANNOTATION if chosen.startswith(_PEER_CLASS) else INIT_DATA_ANNOTATION
+    runtime = runtime_class or _RUNTIME_CLASS[flavour]
+    name = PEER_INIT_DATA_ANNOTATION if runtime.startswith(_PEER_CLASS) else INIT_DATA_ANNOTATION
     document = init_data(flavour, job_digest=job_digest, agent_policy=agent_policy)
     return Shape(
         command=(*_PYTHON, _ENTRY[role], *argv),
-        runtime_class=chosen,
+        runtime_class=runtime,
         annotations={name: encode_init_data(document)},
         reports=True,
     )
