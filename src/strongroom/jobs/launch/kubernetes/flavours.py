@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import gzip
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -16,6 +17,7 @@ from strongroom.errors import UsageError
 
 Flavour = Literal["simulated", "tdx", "snp", "sgx"]
 SEED_FOLDER = "/etc/strongroom/simulated"
+ENCLAVE_ARGUMENTS = "STRONGROOM_ARGUMENTS"  # as strongroom.attestation.enclave reads it
 INIT_DATA_ANNOTATION = "io.katacontainers.config.hypervisor.cc_init_data"
 # Guests that a cloud's own API starts beside the node (peer pods) read it under another name.
 PEER_INIT_DATA_ANNOTATION = "io.katacontainers.config.runtime.cc_init_data"
@@ -44,6 +46,7 @@ class Shape:
     runtime_class: str = ""
     annotations: Mapping[str, str] = field(default_factory=dict)
     resources: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
     seed: bool = False
     reports: bool = False
 
@@ -75,7 +78,9 @@ def shape(
         return Shape(command=(*_PYTHON, *supervisor, *chosen, *argv), runtime_class=runtime_class, seed=True)
     if flavour == "sgx":
         return Shape(
-            command=("gramine-sgx", f"strongroom-{role}", *argv),
+            command=("gramine-sgx", f"strongroom-{role}"),
+            # The enclave's command line is measured and fixed; what differs from job to job comes this way, unmeasured.
+            environment={ENCLAVE_ARGUMENTS: json.dumps(list(argv))},
             runtime_class=runtime_class,
             # The device plugin's admission webhook mounts the quoting service's socket for this annotation.
             annotations={"sgx.intel.com/quote-provider": "aesmd"},

@@ -178,6 +178,9 @@ class JobPods:
             address = {"fieldRef": {"apiVersion": "v1", "fieldPath": "status.podIP"}}
             container["env"] = [{"name": "POD_IP", "valueFrom": address}]  # only to be named in the arguments
             container["ports"] = [{"name": "attested", "containerPort": port, "protocol": "TCP"}]
+        if chosen.environment:
+            values = [{"name": name, "value": value} for name, value in chosen.environment.items()]
+            container["env"] = [*container.get("env", ()), *values]
         if role == "worker":
             spec["terminationGracePeriodSeconds"] = _DRAIN_SECONDS
         if chosen.runtime_class:
