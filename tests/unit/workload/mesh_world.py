@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from strongroom.attestation.roles import Role
+from strongroom.attestation.simulated.platform import SimulatedPlatform
 from strongroom.attestation.workload_keys import WorkloadKeys
 from strongroom.testing import simulated_platform, simulated_tee, simulated_verifier
 from strongroom.workload.mesh.mesh import Mesh, MeshDoor, Proof
@@ -19,6 +20,7 @@ JOB = hashlib.sha384(b"job").digest()
 
 @dataclass
 class MeshWorld:
+    platform: SimulatedPlatform
     proofs: list[Proof]
     doors: list[MeshDoor]
 
@@ -56,7 +58,7 @@ def mesh_world(size: int) -> Iterator[MeshWorld]:
         proofs = [prove(platform) for _ in range(size)]
         doors = [MeshDoor("127.0.0.1", proof=proof) for proof in proofs]
         try:
-            yield MeshWorld(proofs=proofs, doors=doors)
+            yield MeshWorld(platform=platform, proofs=proofs, doors=doors)
         finally:
             for door in doors:
                 door.close()
