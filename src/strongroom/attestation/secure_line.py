@@ -30,7 +30,9 @@ MAX_FRAME_BYTES = 16 << 20
 
 _HEAD_BYTES = 4
 _BLOCK = 1 << 16
-_RECORD = 1 << 14  # the most that one record of TLS holds, and so the most that one call moves
+_RECORD = 1 << 14  # the most that one record of TLS holds, and so the most that one call reads
+_BULK = 1 << 20
+_PARTIAL_WRITE = 1  # SSL_MODE_ENABLE_PARTIAL_WRITE, with which one call would write one record
 _LONGEST_WAIT = 1.0  # after which the operation is tried, and the deadline looked at, again
 _SELF_SIGNED = 18  # X509_V_ERR_DEPTH_ZERO_SELF_SIGNED_CERT
 _TLS_1_3 = "TLSv1.3"
@@ -186,7 +188,7 @@ class SecureLine:
         """Send ``data`` as it is; both ends must know how much it is. Nothing is copied but by TLS itself."""
         with self._sending:
             while data:
-                block = data[:_RECORD]
+                block = data[:_BULK]
                 data = data[self._until(lambda part=block: self._tls.send(part), deadline) :]  # type: ignore[misc]
 
     def receive_into(self, buffer: memoryview, deadline: Deadline) -> None:
@@ -197,8 +199,19 @@ class SecureLine:
             del self._received[:early]
             buffer = buffer[early:]
             while buffer:
-                block = buffer[:_RECORD]
-                buffer = buffer[self._until(lambda part=block: self._tls.recv_into(part), deadline) :]  # type: ignore[misc]
+                buffer = buffer[self._until(lambda part=buffer: self._take(part), deadline) :]  # type: ignore[misc]
+
+    def _take(self, buffer: memoryview) -> int:
+        """Return how many bytes of ``buffer`` were filled from what is there, one record after the other."""
+        taken = 0
+        while taken < len(buffer):
+            try:
+                taken += self._tls.recv_into(buffer[taken : taken + _RECORD])
+            except SSL.WantReadError:
+                if taken == 0:
+                    raise
+                break
+        return taken
 
     def close(self) -> None:
         """End the session and the connection; safe to call twice, and from another thread."""
@@ -303,6 +316,7 @@ def _context(keys: WorkloadKeys) -> SSL.Context:
     context.set_max_proto_version(SSL.TLS1_3_VERSION)
     context.set_tls13_ciphersuites(_CIPHERS)
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
+    context.clear_mode(_PARTIAL_WRITE)
     context.set_options(SSL.OP_NO_TICKET)
     context.use_privatekey(keys.reveal_tls_key())
     context.use_certificate(keys.certificate)
