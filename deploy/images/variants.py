@@ -19,8 +19,8 @@ class Variant:
 
     roles: tuple[str, ...]
     packages: tuple[str, ...]
-    extras: tuple[str, ...] = ()
-    lock: str = "requirements.lock"
+    extras: tuple[str, ...] = ("postgres",)
+    lock: str = "requirements-dev.lock"  # it pins all extras, and what both locks pin is the same
     java: bool = False
 
 
@@ -29,14 +29,16 @@ VARIANTS = {
     "core": Variant(roles=("broker", "driver", "worker", "egress"), packages=(*_C, *_PYTHON)),
     # The same, and jobs of the engine spark.
     "spark": Variant(
-        roles=("broker", "driver", "worker", "egress"), packages=(*_C, *_PYTHON), extras=("spark",), java=True
+        roles=("broker", "driver", "worker", "egress"),
+        packages=(*_C, *_PYTHON),
+        extras=("postgres", "spark"),
+        java=True,
     ),
     # The same, and programs that use scikit-learn, Polars, XGBoost or LightGBM.
     "learning": Variant(
         roles=("driver", "worker", "egress"),
         packages=(*_C, *_PYTHON, "libgomp1"),
         extras=("spark", "learning"),
-        lock="requirements-dev.lock",
         java=True,
     ),
 }

@@ -1,5 +1,6 @@
 """The chart renders to objects that several versions of Kubernetes take, with least privilege, from valid values."""
 
+import json
 import re
 import subprocess
 import sys
@@ -38,9 +39,11 @@ def only(objects: list[dict], kind: str, name: str = "") -> dict:
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("flavour", FLAVOURS)
-def test_every_object_is_valid_for_every_version(flavour, version):
+@pytest.mark.parametrize("host", ["", "db.example"])
+def test_every_object_is_valid_for_every_version(flavour, version, host):
     people = [{"kind": "User", "name": "ana"}, {"kind": "ServiceAccount", "name": "robot"}]
     more = {"witness": {"ledgerKey": KEY}, "monitoring": {"enabled": True, "from": [{"podSelector": {}}]}}
+    more["broker"] = {"database": {"host": host}, "initData": "H4sI"}
     objects = render(flavour=flavour, jobs={"submitters": people, "quota": {"pods": 20}}, **more)
     assert {"StatefulSet", "Service", "Role", "RoleBinding", "NetworkPolicy", "ResourceQuota"} <= {
         one["kind"] for one in objects
@@ -178,7 +181,31 @@ def test_broker_in_a_real_tee_finds_collateral(flavour):
 
 def test_alerts_ask_for_metrics_that_the_witness_shows():
     rules = only(render(monitoring={"enabled": True}), "PrometheusRule")["spec"]["groups"][0]["rules"]
-    source = (DEPLOY.parent / "src/strongroom/cli/witness.py").read_text()
+    sources = [DEPLOY.parent / "src/strongroom" / name for name in ("cli/witness.py", "broker/monitor.py")]
+    source = "".join(path.read_text() for path in sources)
     for rule in rules:
         for metric in re.findall(r"strongroom_\w+", rule["expr"]):
-            assert f'"{metric}"' in source
+            name = metric.removesuffix("_total").removeprefix("strongroom_broker_")
+            assert re.search(rf'"(strongroom_broker_)?{name}"', source), metric
+
+
+def test_database_is_reached_with_a_verified_certificate_and_a_password_from_a_file():
+    objects = render(broker={"database": {"host": "db.example", "user": "keeper"}})
+    pod = only(objects, "StatefulSet", "broker")["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    store = container["command"][container["command"].index("--store") + 1]
+    assert store.startswith("postgresql+psycopg://keeper@db.example:5432/strongroom?passfile=/run/strongroom/pgpass")
+    assert "sslmode=verify-full" in store
+    assert "password" not in json.dumps(container["command"])
+    (first,) = pod["initContainers"]
+    assert first["securityContext"]["readOnlyRootFilesystem"] is True
+    assert not [one for one in container["volumeMounts"] if one["name"] == "password"]
+    assert "Secret" not in {one["kind"] for one in objects}  # it is the operator's, and holds no key of an owner's
+
+
+def test_broker_is_probed_where_its_operator_looks():
+    pod = only(render(), "StatefulSet", "broker")["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert container["command"][-2:] == ["--metrics", "0.0.0.0:9464"]
+    assert container["livenessProbe"]["httpGet"] == {"path": "/healthz", "port": "metrics"}
+    assert container["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "metrics"}
