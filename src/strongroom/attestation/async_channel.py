@@ -42,7 +42,6 @@ from strongroom.attestation.encounter import (
     check_time,
     refusal,
 )
-from strongroom.attestation.introduction import Credentials, check_job_digest
 from strongroom.attestation.roles import Role
 from strongroom.attestation.secure_line import Deadline, DeadlineError, LineClosedError, ProtocolError
 from strongroom.attestation.tee import Tee
@@ -148,11 +147,14 @@ async def connect_soon(
     clock: Clock = lambda: datetime.now(UTC),
 ) -> AsyncAttestedChannel:
     """Return a channel to the workload at ``address``; arguments and errors are those of :func:`channel.connect`."""
-    end = End(
-        credentials=Credentials(role=role, keys=keys, tee=tee, signer=signer),
-        admits=frozenset({expected_role}),
+    end = End.prepare(
+        role=role,
+        keys=keys,
+        tee=tee,
+        signer=signer,
+        admits=(expected_role,),
         verifier=verifier,
-        job_digest=check_job_digest(job_digest),
+        job_digest=job_digest,
         check=check,
         clock=clock,
     )
@@ -215,11 +217,14 @@ class AsyncListener:
         clock: Clock = lambda: datetime.now(UTC),
     ) -> Self:
         """Listen at ``address``; arguments are those of :class:`channel.Listener`."""
-        end = End(
-            credentials=Credentials(role=role, keys=keys, tee=tee, signer=None),
-            admits=frozenset(admits),
+        end = End.prepare(
+            role=role,
+            keys=keys,
+            tee=tee,
+            signer=None,
+            admits=admits,
             verifier=verifier,
-            job_digest=check_job_digest(job_digest),
+            job_digest=job_digest,
             check=check,
             clock=clock,
         )

@@ -32,7 +32,6 @@ from strongroom.attestation.encounter import (
     check_time,
     refusal,
 )
-from strongroom.attestation.introduction import Credentials, check_job_digest
 from strongroom.attestation.roles import Role
 from strongroom.attestation.secure_line import Deadline, DeadlineError, LineClosedError, ProtocolError, SecureLine
 from strongroom.attestation.tee import Tee
@@ -198,11 +197,14 @@ def connect(
     A workload passes its ``tee``; a client passes its party's ``signer`` instead. ``check`` may raise to refuse a
     verified result before the peer is told that it is trusted. ``deadline``: seconds for everything together.
     """
-    end = End(
-        credentials=Credentials(role=role, keys=keys, tee=tee, signer=signer),
-        admits=frozenset({expected_role}),
+    end = End.prepare(
+        role=role,
+        keys=keys,
+        tee=tee,
+        signer=signer,
+        admits=(expected_role,),
         verifier=verifier,
-        job_digest=check_job_digest(job_digest),
+        job_digest=job_digest,
         check=check,
         clock=clock,
     )
@@ -241,11 +243,14 @@ class Listener:
         max_pending: int = MAX_PENDING,
         clock: Clock = lambda: datetime.now(UTC),
     ) -> None:
-        self._end = End(
-            credentials=Credentials(role=role, keys=keys, tee=tee, signer=None),
-            admits=frozenset(admits),
+        self._end = End.prepare(
+            role=role,
+            keys=keys,
+            tee=tee,
+            signer=None,
+            admits=admits,
             verifier=verifier,
-            job_digest=check_job_digest(job_digest),
+            job_digest=job_digest,
             check=check,
             clock=clock,
         )

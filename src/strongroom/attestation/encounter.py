@@ -10,20 +10,29 @@ import base64
 import binascii
 import secrets
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Collection, Generator
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from strongroom.attestation.appraisal import AttestationResult, Verifier
 from strongroom.attestation.binding import NONCE_BYTES
 from strongroom.attestation.evidence import Evidence
-from strongroom.attestation.introduction import Credentials, Greeting, Meeting, Peer, WrongRoleError, verify_proof
+from strongroom.attestation.introduction import (
+    Credentials,
+    Greeting,
+    Meeting,
+    Peer,
+    WrongRoleError,
+    check_job_digest,
+    verify_proof,
+)
 from strongroom.attestation.roles import Role
 from strongroom.attestation.secure_line import Deadline, DeadlineError, ProtocolError
-from strongroom.attestation.workload_keys import PublicKeys
+from strongroom.attestation.tee import Tee
+from strongroom.attestation.workload_keys import PublicKeys, WorkloadKeys
 from strongroom.errors import EvidenceError, UsageError
-from strongroom.statements import PartyId
+from strongroom.statements import PartyId, SigningKey
 
 CONTROL: Final = "strongroom-channel"
 """The member that marks a message as the channel's own; no application message may have it."""
@@ -77,6 +86,30 @@ class End:
     job_digest: bytes
     check: Check
     clock: Clock
+
+    @classmethod
+    def prepare(
+        cls,
+        *,
+        role: Role,
+        keys: WorkloadKeys,
+        tee: Tee | None,
+        signer: SigningKey | None,
+        admits: Collection[Role],
+        verifier: Verifier,
+        job_digest: bytes,
+        check: Check,
+        clock: Clock,
+    ) -> Self:
+        """Return an end that proves itself by its TEE or its party's signature, and belongs to one job."""
+        return cls(
+            credentials=Credentials(role=role, keys=keys, tee=tee, signer=signer),
+            admits=frozenset(admits),
+            verifier=verifier,
+            job_digest=check_job_digest(job_digest),
+            check=check,
+            clock=clock,
+        )
 
     def converse(self, *, server: bool, peer_spki: bytes, exporter: bytes) -> Conversation:
         """Hold the introduction over a TLS session; raise what fails, and return who is at the other end."""
