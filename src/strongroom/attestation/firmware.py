@@ -19,7 +19,7 @@ Order = Literal["page", "region"]
 """``page``: each page is added, then extended (KVM in Linux). ``region``: a whole section is added, then extended."""
 
 MAX_IMAGE_BYTES: Final = 64 << 20
-MAX_PAGES: Final = 1 << 17  # 512 MiB; firmware names a few hundred
+MAX_PAGES: Final = 1 << 14  # 64 MiB; firmware names a few hundred
 MAX_SECTIONS: Final = 64
 _TABLE_END: Final = 32
 _FOOTER: Final = UUID("96b582de-1fb2-45f7-baea-a366c55a082d").bytes_le
