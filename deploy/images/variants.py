@@ -19,7 +19,7 @@ class Variant:
 
     roles: tuple[str, ...]
     packages: tuple[str, ...]
-    extras: tuple[str, ...] = ("postgres",)
+    extras: tuple[str, ...] = ("postgres", "k8s")
     lock: str = "requirements-dev.lock"  # it pins all extras, and what both locks pin is the same
     java: bool = False
 
@@ -31,14 +31,14 @@ VARIANTS = {
     "spark": Variant(
         roles=("broker", "driver", "worker", "egress"),
         packages=(*_C, *_PYTHON),
-        extras=("postgres", "spark"),
+        extras=("postgres", "k8s", "spark"),
         java=True,
     ),
     # The same, and programs that use scikit-learn, Polars, XGBoost or LightGBM.
     "learning": Variant(
         roles=("driver", "worker", "egress"),
         packages=(*_C, *_PYTHON, "libgomp1"),
-        extras=("spark", "learning"),
+        extras=("k8s", "spark", "learning"),
         java=True,
     ),
 }

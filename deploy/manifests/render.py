@@ -23,7 +23,7 @@ _HEAD = "# Made by deploy/manifests/render.py from deploy/helm/strongroom; chang
 
 def render(variant: str) -> str:
     """Return the manifests of one variant as one YAML text."""
-    values = {"image": {"name": "strongroom:0.1.0"}, **VARIANTS[variant]}
+    values = {"image": {"name": "localhost/strongroom-spark:0.1.0"}, **VARIANTS[variant]}
     with helm.Chart.load(CHART) as chart:
         rendered = chart.render(values=values, name="strongroom", namespace="strongroom")
     texts = [text.strip() for name, text in sorted(rendered.items()) if not name.endswith("NOTES.txt")]

