@@ -157,9 +157,10 @@ def learning_world(
     tables: Mapping[str, pa.Table],
     lease: float = 5,
     owners: Mapping[str, str] = OWNERS,
+    kind: type[LearningWorld] = LearningWorld,
     **policy: object,
 ):
-    world = LearningWorld.make(directory / "world", lease=lease, owners=owners)
+    world = kind.make(directory / "world", lease=lease, owners=owners)
     world.tables = tables
     try:
         yield world.open(**policy)

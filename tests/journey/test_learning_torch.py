@@ -3,13 +3,19 @@
 import json
 import os
 import signal
+from datetime import UTC, datetime
+from pathlib import Path
 from textwrap import dedent
 
 import pytest
 from learning_world import DIGIT_OWNERS, EXAMPLES, digits, learning_world, run_example
 from plain_torch import plain_ranks
+from small_world import PURPOSE
 
+from strongroom.attestation.roles import Role
+from strongroom.digests import bytes_digest
 from strongroom.errors import StrongroomError
+from strongroom.policy.template import policy_template
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: ./scripts/setup --dev")
 pytestmark = pytest.mark.torch
@@ -137,3 +143,58 @@ def test_an_output_that_two_ranks_write_is_refused(world):
     """)
     with pytest.raises(StrongroomError, match=r"written by ranks \[0, 1\]"):
         world.learn(program, kind="torch", engine="torch", workers=2, outputs={"model": "files"})
+
+
+KEEP = dedent("""
+    import torch
+    from torch.utils.data import DataLoader
+    from strongroom.workload import room
+
+    torch.manual_seed(0)
+    digits = room.dataset("letters")
+    model = torch.nn.Linear(784, 10)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    seen = 0
+    for batch in DataLoader(digits, batch_size=100, num_workers=1):  # a process that is forked, and confined like this
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(model(batch["pixels"].float() / 255), batch["digit"]).backward()
+        optimizer.step()
+        seen += len(batch["digit"])
+    room.save(model, "digit-reader", card={"seen": seen, "sum": float(model.weight.sum())})
+""")
+USE = dedent("""
+    import json
+    import pyarrow as pa
+    import torch
+    from strongroom.workload import room
+
+    said = json.loads(room.open("digit-reader")["model-card.json"].read())["said"]
+    model = torch.nn.Linear(784, 10)
+    model.load_state_dict(room.load("digit-reader"))
+    room.write(pa.table({"same": [float(model.weight.sum()) == said["sum"]], "seen": [said["seen"]]}), "used")
+""")
+
+
+@pytest.mark.slow
+def test_a_model_that_stays_inside_is_loaded_by_a_later_job(world):
+    """Both jobs are of kind python: one process, with the same data sets and the same way to save and load."""
+    kept = world.learn(KEEP, keeper="post", takers=(), outputs={"digit-reader": "kept-files"}, recipients=("post",))
+    post, (output,) = world.owners["post"], kept.outputs
+    policy = policy_template(
+        dataset="digit-reader",
+        owner=post.owner.key.party,
+        analysts=[world.analyst.key.party],
+        purposes=[PURPOSE],
+        expires=datetime(2099, 1, 1, tzinfo=UTC),
+        version=1,
+        approved=[bytes_digest(USE.encode())],
+        measurements={str(role): [world.measurements[role]] for role in (Role.DRIVER, Role.WORKER, Role.EGRESS)},
+        recipients=[world.analyst.key.party],
+        allow_simulated=True,
+    )
+    post.owner.adopt(output["id"], Path(output["directory"]), policy=post.owner.permit(policy), broker=post.broker)
+    world.permit_all(programs=[USE.encode()])
+    inputs = {home.dataset: (name, home.encrypted) for name, home in world.owners.items()}
+    inputs["digit-reader"] = ("post", Path(output["directory"]))
+    report = world.run(world.write_job("use", program=USE, outputs={"used": "table"}, inputs=inputs))
+    assert world.fetch(report, "used") == [{"same": True, "seen": 1400}]
