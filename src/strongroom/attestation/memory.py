@@ -55,6 +55,19 @@ class CollateralMemory:
         """Return the memory kept in the file at ``path``, which is made when something is first remembered."""
         return cls(path)
 
+    @classmethod
+    def decode(cls, text: str) -> Self:
+        """Return a memory with the marks that :meth:`encode` wrote, or none at all for an empty text."""
+        memory = cls()
+        if text:
+            memory._merge(_parse(json.loads(text)))
+        return memory
+
+    def encode(self) -> str:
+        """Return the marks of the documents as text, the same text for the same marks; the clock is not among them."""
+        with self._lock:
+            return json.dumps({"format": FORMAT, "clock": 0, "marks": self._marks}, sort_keys=True)
+
     @property
     def latest(self) -> datetime | None:
         """Return the latest time seen, or None if nothing was."""
@@ -149,13 +162,16 @@ def _marks_of(collateral: Collateral | EndorsedKey, anchor: TrustAnchor) -> dict
     }
 
 
+def _parse(body: Any) -> dict[str, Any]:  # noqa: ANN401  JSON
+    if body["format"] != FORMAT:
+        raise ValueError(f"format {body['format']!r}, expected {FORMAT!r}")
+    marks = {str(name): (int(number), int(issued)) for name, (number, issued) in body["marks"].items()}
+    return {"clock": int(body["clock"]), "marks": marks}
+
+
 def _load(path: Path) -> dict[str, Any]:
     try:
-        body = json.loads(path.read_text())
-        if body["format"] != FORMAT:
-            raise CollateralMemoryError(f"{path} is {body['format']!r}, expected {FORMAT!r}")
-        marks = {str(name): (int(number), int(issued)) for name, (number, issued) in body["marks"].items()}
-        return {"clock": int(body["clock"]), "marks": marks}
+        return _parse(json.loads(path.read_text()))
     except FileNotFoundError:
         return {"clock": 0, "marks": {}}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

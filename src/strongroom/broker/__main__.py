@@ -25,6 +25,7 @@ from strongroom.attestation.memory import CollateralMemory
 from strongroom.attestation.providers import detect
 from strongroom.attestation.tee import Tee, TeeCapabilityError
 from strongroom.broker.book import Book
+from strongroom.broker.clock import SteadyClock, last_written
 from strongroom.broker.desk import Desk
 from strongroom.broker.keys import BrokerKeys
 from strongroom.broker.ledger_store import METADATA
@@ -122,6 +123,7 @@ async def run(*, place: str, standby: bool, listen: tuple[str, int], metrics: tu
             count_refused_start(tee)
             raise
         keys = state.keys or BrokerKeys.generate(now=datetime.now(UTC))
+        memory = CollateralMemory.decode(state.collateral)
         book = Book(store=store, key=keys.ledger, origin=keys.origin, counter=counter, tally=tally)
         desk = Desk(
             keys=keys,
@@ -132,12 +134,13 @@ async def run(*, place: str, standby: bool, listen: tuple[str, int], metrics: tu
             verifier=Verifier(
                 tee.anchor(),
                 RecentCollateral(tee.collateral_source(), clock=time.monotonic),
-                memory=CollateralMemory(),
+                memory=memory,
                 policy=AppraisalPolicy.leaving_tcb_to_caller(),
             ),
+            memory=memory,
             tee=tee,
             tally=tally,
-            clock=lambda: datetime.now(UTC),
+            clock=SteadyClock(wall=lambda: datetime.now(UTC), passed=time.monotonic, after=last_written(book.log)),
         )
         await desk.write(
             EntryKind.START,

@@ -11,11 +11,12 @@ from datetime import datetime
 from typing import Any, NoReturn
 
 from strongroom.attestation.appraisal import Verifier
+from strongroom.attestation.memory import CollateralMemory
 from strongroom.attestation.tee import Tee
 from strongroom.broker.book import Book, Written
 from strongroom.broker.keys import BrokerKeys
 from strongroom.broker.orders import Order, VerifiedOrder, verify_order
-from strongroom.broker.records import Job
+from strongroom.broker.records import COLLATERAL, Job, text_change
 from strongroom.broker.release import InputCase, fit, shorten
 from strongroom.broker.sessions import Nonces, Sessions
 from strongroom.broker.state import State
@@ -53,6 +54,7 @@ class Desk:
     nonces: Nonces
     sessions: Sessions
     verifier: Verifier
+    memory: CollateralMemory
     tee: Tee
     tally: Tally
     clock: Callable[[], datetime]
@@ -94,6 +96,14 @@ class Desk:
         """Write the refusal down and raise it."""
         written = await self.write(EntryKind.REFUSAL, {**facts, "asked": message}, reasons=reasons)
         raise RecordedRefusalError(f"refused: {message}", reasons=reasons, index=written.index, hint=hint)
+
+    async def keep_memory(self) -> None:
+        """Return once the newest collateral seen is in the store, so that a restart does not forget it."""
+        text = self.memory.encode()
+        if text != self.state.collateral:
+            change = text_change(COLLATERAL, "newest", text)
+            self.state.apply(change)
+            await self.book.write(changes=[change], administrative=True)
 
     def member(self, key: VerifyKey) -> Identity:
         """Return the member that signs with ``key``; raise StrangerError if there is none."""

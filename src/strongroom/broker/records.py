@@ -17,7 +17,7 @@ from strongroom.catalog.store import Change
 from strongroom.envelope.keys import DataKey, reveal
 from strongroom.statements import PartyId
 
-MEMBER, DATASET, POLICY, USES, REVOCATION, JOB, OUTPUT, APPROVAL, ANSWERS = (
+MEMBER, DATASET, POLICY, USES, REVOCATION, JOB, OUTPUT, APPROVAL, ANSWERS, COLLATERAL = (
     "member",
     "dataset",
     "policy",
@@ -27,6 +27,7 @@ MEMBER, DATASET, POLICY, USES, REVOCATION, JOB, OUTPUT, APPROVAL, ANSWERS = (
     "output",
     "approval",
     "answers",
+    "collateral",
 )
 _TIME = "%Y-%m-%dT%H:%M:%S.%fZ"
 

@@ -13,6 +13,7 @@ from strongroom.broker.keys import BrokerKeys
 from strongroom.broker.records import (
     ANSWERS,
     APPROVAL,
+    COLLATERAL,
     DATASET,
     JOB,
     MEMBER,
@@ -45,6 +46,7 @@ class State:
         self.jobs: dict[str, Job] = {}  # by job id
         self.outputs: dict[str, Output] = {}  # by job/name
         self.answers: dict[str, str] = {}  # quota/dataset/fingerprint/seconds, and job/id, to JSON
+        self.collateral = ""  # the newest documents that any appraisal rested on (attestation.memory)
         self.approvals: dict[str, dict[str, str]] = {}  # job/name to fingerprint to approved digest
 
     @classmethod
@@ -78,6 +80,8 @@ class State:
             policy = verify_policy(Statement.decode(change.value))
             self.policies[policy.dataset] = policy
             self.policy_digests[policy.dataset] = policy_digest(policy)
+        elif change.kind == COLLATERAL:
+            self.collateral = change.value.decode()
         elif change.kind == ANSWERS:
             self.answers[change.key] = change.value.decode()
         elif change.kind == USES:

@@ -62,6 +62,7 @@ class Scene:
     analyst: Party = field(default_factory=lambda: Party("analyst"))
     deks: dict = field(default_factory=dict)
     clients: list = field(default_factory=list)
+    faults: object = None  # what the host does to the broker's TEE
     place: str = ""  # where the store is, unless it is a directory of this scene
 
     def __post_init__(self):
@@ -86,7 +87,7 @@ class Scene:
         arguments = ["--store", self.place or str(self.store), "--listen", f"127.0.0.1:{self.port}"]
         log = (self.directory / "broker.log").open("ab")
         self.process = self.platform.start(
-            "broker", arguments, package_root=self.package, stdout=subprocess.PIPE, stderr=log
+            "broker", arguments, package_root=self.package, stdout=subprocess.PIPE, stderr=log, faults=self.faults
         )
         said = json.loads(self.process.stdout.readline() or b"{}")
         if said.get("event") == "ready":

@@ -77,10 +77,12 @@ class WorkloadsDoor:
                 now=now,
             )
         except EvidenceError as error:
+            await self._desk.keep_memory()  # Newer collateral counts, also if it is what revoked this very platform.
             facts = {"job": job.id, "role": role.value, "step": error.step, "key": to_text(keys.digest)}
             await self._desk.refuse(
                 f"attestation of the {role.value}", facts=facts, reasons=[error.message], hint=error.hint
             )
+        await self._desk.keep_memory()
         if isinstance(result.claims, Claims):
             self._desk.tally.collateral[result.tee] = CollateralSeen(
                 expires=result.claims.expires, evaluation_number=result.claims.evaluation_number
