@@ -42,12 +42,14 @@ from small_world import pids
 
 GOAL: Final = 1.25
 CONNECTIONS: Final = 8
+ROWS: Final = (1, 64)
 PLAIN, ATTESTED, PROXIED = "plain HTTP", "attested endpoint", "through the proxy"
 PROGRAM: Final = dedent("""
     def predict(model, inputs):
         return {"chance": model.inplace_predict(inputs["x"])}
 """)
 Open = Callable[[], Stream]
+Key = tuple[str, int]  # which server, how many rows
 
 
 @dataclass
@@ -100,47 +102,45 @@ class Asker:
 
 
 def run(options: Options) -> Report:
-    """Measure all three, turn about, with one row a request."""
-    rounds, busy, alone = (3, 300, 150) if options.quick else (7, 2000, 600)
-    request = _request()
-    found = {name: Measured() for name in (PLAIN, ATTESTED, PROXIED)}
+    """Measure all three, turn about, with one row a request and with many."""
+    rounds, busy, alone = (3, 304, 150) if options.quick else (7, 1600, 500)
+    requests = {rows: _request(rows) for rows in ROWS}
+    found = {(name, rows): Measured() for rows in ROWS for name in (PLAIN, ATTESTED, PROXIED)}
     with ExitStack() as stack, tempfile.TemporaryDirectory() as place:
         servers, attester, entries = stack.enter_context(_servers(Path(place)))
         opening = [_seconds(lambda: attester.open().close()) * 1000 for _ in range(10)]
         for number in range(rounds + 1):
-            order = list(servers) if number % 2 else list(servers)[::-1]
-            for name in order:
-                cpu, rate = _at_full_load(servers[name], request, busy)
-                waits = _asked_alone(servers[name], request, alone)
+            order = list(found) if number % 2 else list(found)[::-1]
+            for name, rows in order:
+                cpu, rate = _at_full_load(servers[name], requests[rows], busy)
+                waits = _asked_alone(servers[name], requests[rows], alone)
                 if number:  # the first round warms up
-                    found[name].cpu.append(cpu)
-                    found[name].rates.append(rate)
-                    found[name].waits.append(waits)
+                    found[name, rows].cpu.append(cpu)
+                    found[name, rows].rates.append(rate)
+                    found[name, rows].waits.append(waits)
             options.say(f"round {number} of {rounds}")
         written, answered = entries()
     return _report(found, opening=opening, written=written, answered=answered)
 
 
-def _report(found: Mapping[str, Measured], *, opening: list[float], written: int, answered: int) -> Report:
-    def ratio(values: Callable[[Measured], list[float]], name: str) -> float:
-        pairs = zip(values(found[name]), values(found[PLAIN]), strict=True)
-        return statistics.median(one / other for one, other in pairs)
-
-    def medians(one: Measured) -> list[float]:
-        return [statistics.median(waits) for waits in one.waits]
-
-    costs, waited = ratio(lambda one: one.cpu, ATTESTED), ratio(medians, ATTESTED)
-    figures = [
-        Figure(name="CPU per request, attested to plain", value=costs, unit="x", at_most=GOAL),
-        Figure(name="median wait, attested to plain", value=waited, unit="x", at_most=GOAL),
-    ]
-    for name, one in found.items():
+def _report(found: Mapping[Key, Measured], *, opening: list[float], written: int, answered: int) -> Report:
+    figures: list[Figure] = []
+    for rows in ROWS:
+        costs = _ratio(found, lambda one: one.cpu, rows)
+        waited = _ratio(found, lambda one: [statistics.median(waits) for waits in one.waits], rows)
+        figures += [
+            Figure(name=f"{rows} rows: CPU per request, attested to plain", value=costs, unit="x", at_most=GOAL),
+            Figure(name=f"{rows} rows: median wait, attested to plain", value=waited, unit="x", at_most=GOAL),
+        ]
+    for (name, rows), one in found.items():
         waits = [wait for waits in one.waits for wait in waits]
         figures += [
-            Figure(name=f"{name}: requests per second, {CONNECTIONS} connections", value=_median(one.rates), unit="/s"),
-            Figure(name=f"{name}: CPU per request", value=_median(one.cpu), unit="ms"),
-            Figure(name=f"{name}: wait, median", value=_median(waits), unit="ms"),
-            Figure(name=f"{name}: wait, 99th percentile", value=float(np.percentile(waits, 99)), unit="ms"),
+            Figure(
+                name=f"{name}, {rows} rows: requests, {CONNECTIONS} connections", value=_median(one.rates), unit="/s"
+            ),
+            Figure(name=f"{name}, {rows} rows: CPU per request", value=_median(one.cpu), unit="ms"),
+            Figure(name=f"{name}, {rows} rows: wait, median", value=_median(waits), unit="ms"),
+            Figure(name=f"{name}, {rows} rows: wait, 99th", value=float(np.percentile(waits, 99)), unit="ms"),
         ]
     figures += [
         Figure(name="attesting the endpoint, once per connection", value=_median(opening), unit="ms"),
@@ -148,21 +148,27 @@ def _report(found: Mapping[str, Measured], *, opening: list[float], written: int
     ]
 
     def draw(canvas: object) -> None:
-        _draw(canvas, found)  # type: ignore[arg-type]
+        _draw(canvas, {name: one for (name, rows), one in found.items() if rows == 1})  # type: ignore[arg-type]
 
     return Report(
         name="serving",
-        title="One request of one row: an attested endpoint next to plain HTTP",
+        title="An attested endpoint next to plain HTTP",
         figures=figures,
         notes=(
             f"XGBoost, 100 trees of depth 6, 30 numbers a row; {CONNECTIONS} connections for load, one for waits",
             "plain HTTP: the same program, batching, tensors and HTTP code on a bare socket without TLS",
             "through the proxy: CPU is the proxy's own, on top of the endpoint's",
-            f"{answered} answers in {written} entries; load of the machine at the end {load():.1f}",
+            f"{answered} answers to requests in {written} entries; load of the machine at the end {load():.1f}",
             "the TEE is simulated: what hardware adds to CPU time is not in these figures",
         ),
         draw=draw,
     )
+
+
+def _ratio(found: Mapping[Key, Measured], values: Callable[[Measured], list[float]], rows: int) -> float:
+    """Return the median over rounds of what the attested endpoint needs per what the plain server needs."""
+    pairs = zip(values(found[ATTESTED, rows]), values(found[PLAIN, rows]), strict=True)
+    return statistics.median(one / other for one, other in pairs)
 
 
 @contextmanager
@@ -242,9 +248,9 @@ def _connect(port: int) -> Stream:
     return SocketStream(socket.create_connection(("127.0.0.1", port)))
 
 
-def _request() -> bytes:
-    row = np.random.default_rng(1).random(30).tolist()
-    tensor = {"name": "x", "shape": [1, 30], "datatype": "FP64", "data": row}
+def _request(rows: int) -> bytes:
+    data = np.random.default_rng(1).random(30 * rows).tolist()
+    tensor = {"name": "x", "shape": [rows, 30], "datatype": "FP64", "data": data}
     body = json.dumps({"inputs": [tensor]}).encode()
     head = f"POST /v2/models/trees/infer HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n"
     return head.encode() + body
@@ -308,4 +314,4 @@ def _draw(canvas: Canvas, found: Mapping[str, Measured]) -> None:
     names = list(found)
     costs.bar(range(len(names)), [_median(found[name].cpu) for name in names], width=0.6)
     costs.set_xticks(range(len(names)), names, fontsize=8)
-    costs.set_ylabel(f"CPU milliseconds per request, {CONNECTIONS} connections")
+    costs.set_ylabel(f"CPU milliseconds per request of one row, {CONNECTIONS} connections")

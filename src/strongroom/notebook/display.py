@@ -38,7 +38,7 @@ def show_table(table: pa.Table, *, title: str, facts: Sequence[str], simulated: 
     more = f'<div style="{_QUIET}">and {table.num_rows - rows:,} more rows</div>' if table.num_rows > rows else ""
     return (
         f'<div style="{_CARD}">{_header(title, facts, simulated=simulated)}'
-        f'<table style="border-collapse:collapse;border:0;margin:0"><thead><tr>{head}</tr></thead>'
+        f'<table style="font:inherit;border-collapse:collapse;border:0;margin:0"><thead><tr>{head}</tr></thead>'
         f"<tbody>{body}</tbody></table>{more}</div>"
     )
 
@@ -62,7 +62,7 @@ def show_facts(title: str, facts: Mapping[str, str], *, simulated: bool) -> str:
     )
     return (
         f'<div style="{_CARD}">{_header(title, (), simulated=simulated)}'
-        f'<table style="border-collapse:collapse;border:0;margin:0"><tbody>{rows}</tbody></table></div>'
+        f'<table style="font:inherit;border-collapse:collapse;border:0;margin:0"><tbody>{rows}</tbody></table></div>'
     )
 
 
