@@ -46,7 +46,7 @@ from strongroom.workload.staffing import Staffing
 from strongroom.workload.takeover import attest_broker, take_over
 
 _CLIENT_DEADLINE = 300.0
-_MEMBER_DEADLINE = 120.0
+_MEMBER_DEADLINE = 600.0  # a cluster may have to fetch the image first; what cannot come at all, its host says sooner
 _EGRESS_ATTEMPTS = 3
 _EXIT_REFUSED = 3
 # What the host may know of a job's course: it sees connections and loads anyway.
