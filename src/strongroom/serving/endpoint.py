@@ -48,7 +48,7 @@ from strongroom.workload.lease import LeaseKeeper
 from strongroom.workload.program import temporary_files
 from strongroom.workload.pulse import seconds_now
 from strongroom.workload.scratch import discard_scratch, make_scratch
-from strongroom.workload.takeover import attest_broker, take_over
+from strongroom.workload.takeover import accept_each, attest_broker, take_over
 
 CHANNEL_SECONDS: Final = 600.0
 _CLIENT_DEADLINE = 300.0
@@ -101,7 +101,8 @@ class Endpoint:
             admits=(Role.CLIENT,),
         )
         self._host.say("listening", host=listener.address[0], port=listener.address[1])
-        threading.Thread(target=self._accept, args=(listener,), name="accept", daemon=True).start()
+        peers = {"receive": self._receive, "tell": self._tell}
+        threading.Thread(target=accept_each, args=(listener,), kwargs=peers, name="accept", daemon=True).start()
         try:
             handover, spec = self._clients.wait(deadline=_CLIENT_DEADLINE)
             self._serve(handover, spec)
@@ -204,18 +205,6 @@ class Endpoint:
         if newer:
             self._newer.set()
         return seconds
-
-    def _accept(self, listener: Listener) -> None:
-        """Accept clients for as long as the endpoint lives; each is served in a thread of its own."""
-        while True:
-            try:
-                channel = listener.accept()
-            except StrongroomError as error:
-                if listener.closed:
-                    return
-                self._tell("peer-refused", reason=error.message, kind=error.kind)
-                continue
-            threading.Thread(target=self._receive, args=(channel,), daemon=True).start()
 
     def _receive(self, channel: AttestedChannel) -> None:
         """Hear what a client wants: to hand over the job, or to ask the model."""

@@ -43,7 +43,7 @@ from strongroom.workload.pulse import seconds_now
 from strongroom.workload.report import seal_report
 from strongroom.workload.scratch import discard_scratch, make_scratch
 from strongroom.workload.staffing import Staffing
-from strongroom.workload.takeover import attest_broker, take_over
+from strongroom.workload.takeover import accept_each, attest_broker, take_over
 
 _CLIENT_DEADLINE = 300.0
 _MEMBER_DEADLINE = 600.0  # a cluster may have to fetch the image first; what cannot come at all, its host says sooner
@@ -105,7 +105,8 @@ class Driver:
             job_digest=parse_text(self._digest),
         )
         self._host.say("listening", host=listener.address[0], port=listener.address[1])
-        threading.Thread(target=self._accept, args=(listener,), name="accept", daemon=True).start()
+        peers = {"receive": self._receive_peer, "tell": self._tell}
+        threading.Thread(target=accept_each, args=(listener,), kwargs=peers, name="accept", daemon=True).start()
         try:
             handover, spec = self._clients.wait(deadline=_CLIENT_DEADLINE)
             outputs = self._run_job(handover, spec)
@@ -280,18 +281,6 @@ class Driver:
                 raise MessageError("egress sent something that is not a ruling")
         self._tell("egress-ruled", seconds=self._timings["egress"], outputs=answer["outputs"])
         return list(answer["outputs"])
-
-    def _accept(self, listener: Listener) -> None:
-        """Accept peers for as long as the job runs; each is served in a thread of its own."""
-        while True:
-            try:
-                channel = listener.accept()
-            except StrongroomError as error:
-                if listener.closed:
-                    return
-                self._tell("peer-refused", reason=error.message, kind=error.kind)
-                continue
-            threading.Thread(target=self._receive_peer, args=(channel,), daemon=True).start()
 
     def _receive_peer(self, channel: AttestedChannel) -> None:
         if channel.peer_role is Role.CLIENT:

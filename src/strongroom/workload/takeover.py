@@ -5,13 +5,15 @@ Shared by whoever conducts a job: the driver, and the endpoint of a job of kind 
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from strongroom.attestation.appraisal import Verifier
-from strongroom.attestation.channel import AttestedChannel
+from strongroom.attestation.channel import AttestedChannel, Listener
 from strongroom.broker.client import BrokerClient
-from strongroom.errors import EvidenceError, RefusedError
+from strongroom.errors import EvidenceError, RefusedError, StrongroomError
 from strongroom.jobs.spec import JobSpec, job_digest, verify_job
 from strongroom.ledger.memory import CheckpointMemory
 from strongroom.statements import Statement
@@ -45,3 +47,16 @@ def attest_broker(handover: Handover, *, verifier: Verifier, scratch: Path) -> B
         expected_measurements=handover.broker.measurements,
         memory=CheckpointMemory.carried(scratch / "ledger.json", handover.checkpoint),
     )
+
+
+def accept_each(listener: Listener, *, receive: Callable[[AttestedChannel], None], tell: Callable[..., None]) -> None:
+    """Accept peers until ``listener`` is closed; each is received in a thread of its own, a refused one is told of."""
+    while True:
+        try:
+            channel = listener.accept()
+        except StrongroomError as error:
+            if listener.closed:
+                return
+            tell("peer-refused", reason=error.message, kind=error.kind)
+            continue
+        threading.Thread(target=receive, args=(channel,), daemon=True).start()
