@@ -194,6 +194,12 @@ def test_a_stalling_peer_meets_the_deadline_and_the_channel_stays_usable(platfor
             worker, served = await asyncio.gather(come(driver.address, platform=platform), driver.accept(deadline=15))
             with pytest.raises(DeadlineError):
                 await served.receive(deadline=0.1)
+            first = asyncio.create_task(served.receive(deadline=1.0))
+            await asyncio.sleep(0.05)
+            with pytest.raises(DeadlineError, match="another task"):
+                await served.receive(deadline=0.1)
+            with pytest.raises(DeadlineError):
+                await first
             await worker.send({"said": 1})
             assert await served.receive() == {"said": 1}
         with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(DeadlineError):

@@ -73,10 +73,16 @@ class AsyncAttestedChannel(Attested):
         A peer's request for fresh evidence is answered on the way.
         """
         limit = Deadline(deadline)
-        async with self._receiving:
+        try:
+            await asyncio.wait_for(self._receiving.acquire(), max(limit.left, 0.001))
+        except TimeoutError as error:
+            raise DeadlineError(f"another task was receiving for {deadline:g} s") from error
+        try:
             while not self._inbox:
                 await self._take_one(limit)
             return self._inbox.popleft()
+        finally:
+            self._receiving.release()
 
     async def reattest(self, *, deadline: float = INTRODUCTION_SECONDS) -> AttestationResult | None:
         """Ask the peer for evidence over a fresh nonce, appraise it, return the result; a failure ends the channel."""

@@ -58,7 +58,7 @@ def detect(*, collateral: CollateralSource | None = None, root: Path = Path("/")
     gramine, reports, agent = root / GRAMINE_DEVICE, root / TSM_REPORTS, root / AGENT_SOCKET
     real = [path for path in (gramine, reports) if path.is_dir()] + [path for path in (agent,) if path.is_socket()]
     vtpm = root / TPM_DEVICE
-    if vtpm.exists() and _is_azure(root):
+    if vtpm.exists() and is_azure(root):
         real.append(vtpm)
     descriptor = os.environ.get(FD_VARIABLE)
     if descriptor is not None:
@@ -319,7 +319,8 @@ class AzureTee(_ToldTee):
         return Evidence(tee=parse_azure(made).tee, quote=made)
 
 
-def _is_azure(root: Path) -> bool:
+def is_azure(root: Path) -> bool:
+    """Say whether the firmware says that this is a machine of Azure's."""
     try:
         return (root / CHASSIS_TAG).read_bytes().strip() == _AZURE_TAG
     except OSError:

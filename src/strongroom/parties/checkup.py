@@ -25,7 +25,14 @@ from strongroom.attestation.collateral_bundle import list_expiries
 from strongroom.attestation.guests import RUNTIME_REGISTERS
 from strongroom.attestation.memory import CollateralMemory
 from strongroom.attestation.pcs import CollateralService
-from strongroom.attestation.providers import BOOT_EVENT_LOG, GRAMINE_DEVICE, SEV_GUEST, TPM_DEVICE, TSM_REPORTS
+from strongroom.attestation.providers import (
+    BOOT_EVENT_LOG,
+    GRAMINE_DEVICE,
+    SEV_GUEST,
+    TPM_DEVICE,
+    TSM_REPORTS,
+    is_azure,
+)
 from strongroom.errors import StrongroomError
 from strongroom.parties.auditor import Auditor
 from strongroom.parties.home import Home
@@ -101,6 +108,10 @@ def check_interfaces(*, root: Path = Path("/"), release: str | None = None) -> I
         if (root / path).exists():
             found = True
             yield Check(name="tee", state=State.OK, found=f"{name} at {root / path}")
+    if (root / TPM_DEVICE).exists() and is_azure(root):
+        found = True
+        said = f"a machine of Azure's with a TPM at {root / TPM_DEVICE}; whether a confidential one, its evidence says"
+        yield Check(name="tee", state=State.OK, found=said)
     if not found:
         beside = [str(root / path) for path in (_SGX, TPM_DEVICE) if (root / path).exists()]
         yield Check(

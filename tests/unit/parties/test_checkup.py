@@ -94,6 +94,13 @@ def test_gramine_attests_by_dcap_or_fails(tmp_path: Path) -> None:
         assert only(check_interfaces(root=root)).state is state
 
 
+def test_a_machine_of_azures_attests_through_its_tpm_and_another_tpm_counts_for_nothing(tmp_path: Path) -> None:
+    root = lay_out(tmp_path, dev__tpmrm0="")
+    assert only(check_interfaces(root=root)).state is State.WARN
+    lay_out(root, sys__class__dmi__id__chassis_asset_tag="7783-7084-3265-9085-8269-3286-77\n")
+    assert only(check_interfaces(root=root)).state is State.OK
+
+
 def test_collateral_is_judged_by_what_runs_out_first(tmp_path: Path) -> None:
     CollateralFolder(tmp_path).add(COLLATERAL)
     end = parse_collateral(COLLATERAL).expires
