@@ -7,6 +7,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import small_world
+
 from strongroom.cli.journey import run
 from strongroom.envelope.custody import create_custody
 from strongroom.envelope.staging import replace_file
@@ -20,11 +22,16 @@ from strongroom.parties.brokers import SimulatedVendor, TrustedBroker
 from strongroom.parties.home import Home, PartyKeys
 
 IMAGE = "strongroom:test"
+_PATIENCE_SECONDS = 240  # a real node takes its time to start and to end pods
 
 
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as found:
         return found.getsockname()[1]
+
+
+def wait_until(condition) -> None:
+    small_world.wait_until(condition, seconds=_PATIENCE_SECONDS)
 
 
 @dataclass

@@ -4,8 +4,8 @@ import json
 
 import pytest
 from api_server import KEEPER_TOKEN, NAMESPACE
-from lab import Desk
-from small_world import LONG_QUERY, Background, expected_answer, wait_until
+from lab import Desk, wait_until
+from small_world import LONG_QUERY, Background, expected_answer
 
 from strongroom.errors import EnvelopeError, EvidenceError, RefusedError, StrongroomError
 from strongroom.jobs.launch.kubernetes.board import Board
@@ -72,7 +72,7 @@ def test_analyst_comes_back_to_a_running_job_and_hears_it_from_the_beginning(lab
     assert seen[0] == "broker-attested"
     Board(lab.host().cluster).cancel(left.name)
     with pytest.raises(StrongroomError):
-        job.outcome()
+        job.outcome(120)
     wait_until(lambda: lab.names("pods") == [])
     assert history(lab, left.name).state == "cancelled"
 
@@ -156,6 +156,19 @@ def test_egress_that_is_killed_after_the_client_left_is_replaced(double):
     what = [event["what"] for event in history(double, left.name).events]
     assert what.count("egress-started") == 2
     assert killed
+
+
+@pytest.mark.slow
+def test_member_whose_node_is_drained_is_replaced_and_nobody_is_blamed(lab):
+    left = lab.leave(job=lab.world.write_job(program=LONG_QUERY))
+    first, second = f"{left.name}-egress-1", f"{left.name}-egress-2"
+    wait_until(lambda: "member-admitted" in [event["what"] for event in history(lab, left.name).events])
+    lab.cluster.drain(first)
+    wait_until(lambda: second in lab.names("pods"))
+    told = history(lab, left.name)
+    assert not told.over
+    Board(lab.host().cluster).cancel(left.name)
+    wait_until(lambda: lab.names("pods") == [])
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """The journey of a job whose processes are pods."""
 
-from small_world import expected_answer, wait_until
+from lab import wait_until
+from small_world import expected_answer
 
 
 def test_job_on_a_cluster_gives_the_right_answer(lab):

@@ -3,8 +3,8 @@
 import json
 
 import pytest
-from lab import Desk
-from small_world import LONG_QUERY, Background, wait_until
+from lab import Desk, wait_until
+from small_world import LONG_QUERY, Background
 
 from strongroom.cli.journey import run
 from strongroom.errors import StrongroomError
@@ -30,7 +30,7 @@ def test_running_job_is_listed_shown_read_out_and_cancelled(lab, desk, capsys):
     assert said[0]["event"] == "listening"
     assert desk.answer(capsys, "job", "cancel", listed["job"])["was"] == "Running"
     with pytest.raises(StrongroomError):
-        job.outcome()
+        job.outcome(120)
     wait_until(lambda: desk.answer(capsys, "job", "list")["jobs"] == [])
 
 
