@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import socket
 import threading
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from prometheus_client.registry import Collector
 
 from strongroom.broker.desk import Desk
 from strongroom.broker.tally import COMMIT_SECONDS
+from strongroom.catalog.store import StoreError
 from strongroom.errors import UsageError
 
 PATIENCE = 5.0
@@ -71,9 +73,11 @@ class Monitor:
             state = b"the store failed\n" if failed else b"ok\n"
             return (HTTPStatus.SERVICE_UNAVAILABLE if failed else HTTPStatus.OK), state
         if path == "/readyz":
-            if self.desk is None or failed:
-                return HTTPStatus.SERVICE_UNAVAILABLE, b"not serving\n"
-            return HTTPStatus.OK, b"ok\n"
+            with contextlib.suppress(StoreError):
+                if self.desk is not None:
+                    await self.desk.book.stand_alone()  # An idle broker learns here that another took over its store.
+                    return HTTPStatus.OK, b"ok\n"
+            return HTTPStatus.SERVICE_UNAVAILABLE, b"not serving\n"
         return HTTPStatus.NOT_FOUND, b"there are /metrics, /healthz and /readyz\n"
 
 
