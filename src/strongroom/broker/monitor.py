@@ -26,6 +26,7 @@ from strongroom.catalog.store import StoreError
 from strongroom.errors import UsageError
 
 PATIENCE = 5.0
+MOST_CALLERS = 8  # at once: in an enclave the number of threads is fixed, and the doors need theirs
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 _OUTCOMES = {200: "answered", 400: "malformed", 401: "unproven", 403: "refused", 404: "no_door", 409: "conflict"}
 
@@ -174,6 +175,21 @@ def _server(host: str, port: int, monitor: Monitor) -> ThreadingHTTPServer:
     class Listener(ThreadingHTTPServer):
         address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         daemon_threads = True
+        free = threading.BoundedSemaphore(MOST_CALLERS)
+
+        def process_request(self, request: socket.socket, client_address: object) -> None:  # type: ignore[override]
+            """Answer in a thread of its own, or hang up when too many are being answered."""
+            if self.free.acquire(blocking=False):
+                super().process_request(request, client_address)
+            else:
+                self.shutdown_request(request)
+
+        def process_request_thread(self, request: socket.socket, client_address: object) -> None:  # type: ignore[override]
+            """Make room for the next when this one is answered."""
+            try:
+                super().process_request_thread(request, client_address)
+            finally:
+                self.free.release()
 
         def handle_error(self, request: object, client_address: object) -> None:  # a caller that went away
             """Say nothing: it is the caller's loss."""

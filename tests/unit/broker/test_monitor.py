@@ -3,11 +3,12 @@
 import asyncio
 import http.client
 import socket
+import threading
 import time
 
 import pytest
 
-from strongroom.broker.monitor import Monitor
+from strongroom.broker.monitor import MOST_CALLERS, Monitor
 from strongroom.errors import UsageError
 
 
@@ -55,6 +56,23 @@ def test_caller_that_says_nothing_is_let_go():
         return said
 
     assert asyncio.run(stall()) == b""
+
+
+def test_many_silent_callers_take_a_few_threads_and_then_their_leave():
+    async def crowd():
+        monitor = Monitor("127.0.0.1", 0, patience=0.5)
+        before = threading.active_count()
+        lines = [socket.create_connection(("127.0.0.1", monitor.port), timeout=10) for _ in range(5 * MOST_CALLERS)]
+        await asyncio.sleep(0.3)
+        most = threading.active_count() - before
+        await asyncio.to_thread(lambda: [line.recv(1) for line in lines])  # each is hung up on, sooner or later
+        found = await asyncio.to_thread(ask, monitor.port, "/healthz")
+        monitor.close()
+        return most, found
+
+    most, found = asyncio.run(crowd())
+    assert most <= MOST_CALLERS + 1
+    assert found == (200, "ok\n")
 
 
 def test_address_that_is_taken_is_a_clear_error():
