@@ -43,6 +43,11 @@ class ImageNode(Node):
             else:
                 folder = str(self.claims[volume["persistentVolumeClaim"]["claimName"]])
                 mounts += ["--ro-bind" if mount.get("readOnly") else "--bind", folder, path]
+        hosts = self.directory / "hosts" / pod["metadata"]["uid"]  # a kubelet gives every pod its own
+        hosts.parent.mkdir(parents=True, exist_ok=True)
+        hosts.write_text(f"{ADDRESS} localhost {pod['metadata']['name']}\n")
+        (self.root / "etc/hosts").touch()
+        mounts += ["--ro-bind", str(hosts), "/etc/hosts", "--unshare-uts", "--hostname", pod["metadata"]["name"]]
         environment = {**self.image_environment, **self.environment}
         for one in container.get("env", ()):
             environment[one["name"]] = ADDRESS
