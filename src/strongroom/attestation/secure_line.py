@@ -147,10 +147,22 @@ class SecureLine:
             if not self._received:
                 if not self.has_arrived():  # asking before the socket has something costs an exception
                     self._wait(select.POLLIN, deadline)
-                return self._until(lambda: self._tls.recv(most), deadline)
+                return self._read_on(self._until(lambda: self._tls.recv(most), deadline), most)
             data = bytes(self._received[:most])
             del self._received[:most]
             return data
+
+    def _read_on(self, data: bytes, most: int) -> bytes:
+        """Return ``data`` and what has arrived behind it: a record has at most 16 KiB, a request may have more."""
+        while len(data) < most and self.has_arrived():
+            try:
+                with self._tls_lock:
+                    if self._closed:  # its descriptor may be somebody else's by now
+                        break
+                    data += self._tls.recv(most - len(data))
+            except SSL.Error:  # nothing whole yet, or the end, which the next call will meet again
+                break
+        return data
 
     def has_arrived(self) -> bool:
         """Return whether something can be read at once: bytes, or that the other side closed the connection."""
