@@ -29,6 +29,9 @@ _UNNEEDED_PYTHON = re.compile(
     # Terminals and old databases, whose libraries are not in the image.
     r"|usr/lib/python3\.\d+/lib-dynload/(_curses|_curses_panel|_dbm|nis|readline)\."
 )
+_EVERYTHING = re.compile("")
+# Of some packages only these files: Hadoop sets a file's rights by running chmod, and reads them by running ls.
+_ONLY = {"coreutils": re.compile(r"usr/bin/(chmod|ls)$|usr/share/doc/")}
 _LINE = re.compile(r"^([a-z0-9][a-z0-9+.-]+) (\S+) (amd64|all) ([0-9a-f]{64})$")
 
 
@@ -112,7 +115,7 @@ def unpack(packages: Iterable[Package], folder: Path, root: Path) -> None:
     paragraphs = []
     for package in sorted(packages):
         path = _place(package, folder)
-        _unpack_one(path, root)
+        _unpack_one(path, root, only=_ONLY.get(package.name, _EVERYTHING))
         fields = ["Package", "Version", "Architecture", "Maintainer", "Source", "Homepage"]
         control = subprocess.run(
             ["dpkg-deb", "--field", str(path), *fields], check=True, capture_output=True, text=True
@@ -125,14 +128,14 @@ def unpack(packages: Iterable[Package], folder: Path, root: Path) -> None:
         (root / name).mkdir(exist_ok=True)
 
 
-def _unpack_one(path: Path, root: Path) -> None:
+def _unpack_one(path: Path, root: Path, *, only: re.Pattern[str]) -> None:
     with tempfile.TemporaryFile() as stream:
         subprocess.run(["dpkg-deb", "--fsys-tarfile", str(path)], check=True, stdout=stream)
         stream.seek(0)
         with tarfile.open(fileobj=stream) as tar:
             for entry in tar:
                 name = _settle(entry.name)
-                if not name or _is_left_out(name):
+                if not name or _is_left_out(name) or not only.match(name):
                     continue
                 target = root / name
                 if entry.isdir():

@@ -9,6 +9,7 @@ _PYTHON = (
     *("python3-minimal", "python3.11-minimal", "libpython3.11-minimal", "libpython3.11-stdlib"),
     *("libbz2-1.0", "libcrypt1", "libexpat1", "libffi8", "liblzma5", "libsqlite3-0", "libssl3", "libuuid1", "tzdata"),
 )
+_SPARK = ("coreutils", "libselinux1", "libpcre2-8-0")  # two programs of it, for Hadoop
 # Only to link the runtime from; their files are not in the image.
 JDK = ("openjdk-17-jdk-headless", "openjdk-17-jre-headless")
 
@@ -30,14 +31,14 @@ VARIANTS = {
     # The same, and jobs of the engine spark.
     "spark": Variant(
         roles=("broker", "driver", "worker", "egress"),
-        packages=(*_C, *_PYTHON),
+        packages=(*_C, *_PYTHON, *_SPARK),
         extras=("postgres", "k8s", "spark"),
         java=True,
     ),
     # The same, and programs that use scikit-learn, Polars, XGBoost or LightGBM.
     "learning": Variant(
         roles=("driver", "worker", "egress"),
-        packages=(*_C, *_PYTHON, "libgomp1"),
+        packages=(*_C, *_PYTHON, *_SPARK, "libgomp1"),
         extras=("k8s", "spark", "learning"),
         java=True,
     ),
