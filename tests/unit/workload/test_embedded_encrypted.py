@@ -27,7 +27,7 @@ def encrypted(tmp_path):
     manifest = encrypt_table(
         tmp_path / "people.parquet",
         tmp_path / "people",
-        dataset="people-2024.v1",
+        dataset="people-2024_v1",
         version=1,
         owner=owner,
         custody=custody,
@@ -42,8 +42,8 @@ def open_columns(encrypted, *columns):
 
 
 def test_sql_reads_released_columns_under_the_name_of_the_dataset(encrypted):
-    with EmbeddedEngine({"people-2024.v1": open_columns(encrypted, "id", "age")}) as engine:
-        answer = engine.sql('SELECT age, count(*) AS n FROM "people-2024.v1" WHERE id < 180 GROUP BY age ORDER BY age')
+    with EmbeddedEngine({"people-2024_v1": open_columns(encrypted, "id", "age")}) as engine:
+        answer = engine.sql('SELECT age, count(*) AS n FROM "people-2024_v1" WHERE id < 180 GROUP BY age ORDER BY age')
         assert answer.num_rows == 90
         assert set(answer["n"].to_pylist()) == {2}
 
