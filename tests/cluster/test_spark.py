@@ -3,7 +3,7 @@
 import pytest
 from small_world import expected_answer
 
-pytestmark = pytest.mark.spark
+pytestmark = [pytest.mark.spark, pytest.mark.slow]
 
 
 def test_workers_are_pods_that_join_after_they_were_admitted(lab):

@@ -72,7 +72,7 @@ def checked(tmp_path, spec, content, *, policy=None, **forged):
     signer = SigningKey.generate(name="driver")
     manifest = pack_files(sources, tmp_path / "model", keys, signer=signer)
     draft = OutputDraft(name="model", directory=str(tmp_path / "model"), manifest=manifest.statement.encode())
-    release = Keys(datasets={}, output=output, policy=policy, recipients={}, lease_seconds=60, index=1)
+    release = Keys(datasets={}, contents={}, output=output, policy=policy, recipients={}, lease_seconds=60, index=1)
     return check_files(draft, accept(draft.manifest, signer=signer.public), spec, release, job=JOB)
 
 
