@@ -8,8 +8,9 @@ import pytest
 from relay import Relay, verbatim, with_own_keys
 from serving_world import SIMPLE, ask, simple_world
 
-from strongroom.errors import EvidenceError, StrongroomError, UsageError
+from strongroom.errors import EvidenceError, StrongroomError, TransportError, UsageError
 from strongroom.serving.client import Attester
+from strongroom.serving.http import Request
 from strongroom.serving.proxy import Proxy
 from strongroom.serving.publication import Publication
 
@@ -104,3 +105,34 @@ def test_forged_publication_is_refused(endpoint, tmp_path):
     place.write_text(json.dumps(value))
     with pytest.raises(StrongroomError):
         Publication.read(place)
+
+
+class Untouched:
+    """Plays the way to an endpoint: nobody is there, and whoever is refused before must not find that out."""
+
+    def open(self):
+        raise TransportError("nobody is there")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"host": "rebound.example:8080"},  # a page whose own name was made to mean this machine reads what it asked
+        {"host": "127.0.0.1.rebound.example"},
+        {"origin": "https://page.example"},  # any other page spends the caller's quota
+        {"origin": "null"},
+    ],
+)
+def test_web_page_does_not_ask_in_the_name_of_who_looks_at_it(headers):
+    with closing(proxied(Untouched())) as proxy:
+        host, port = proxy.address
+        answer = httpx.post(f"http://{host}:{port}/v2/models/simple/infer", content=b"{}", headers=headers)
+    assert answer.status_code == 403
+    assert answer.json()["reasons"]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:8080", "localhost", "LOCALHOST:1", "[::1]:8080"])
+def test_client_of_this_machine_is_carried_by_any_of_its_names(host):
+    with closing(proxied(Untouched())) as proxy:
+        request = Request(method="GET", path="/v2", headers={"host": host}, body=b"")
+        assert json.loads(proxy.carry(request).body)["error"] == "nobody is there"

@@ -3,7 +3,7 @@
 import time
 
 import pytest
-from serving_world import SIMPLE, ask, simple_world
+from serving_world import SIMPLE, ask, outputs, simple_world
 from small_world import lives, pids, wait_until
 
 from strongroom.errors import RefusedError, StrongroomError
@@ -41,3 +41,19 @@ def test_model_revoked_while_serving_stops_answering_within_its_lease(tmp_path):
             endpoint.stop()
         with pytest.raises(RefusedError):
             world.serve(job)
+
+
+def test_policy_tightened_while_serving_cuts_the_next_answers(tmp_path):
+    with simple_world(tmp_path, digits=6) as world:
+        endpoint = world.serve(world.serve_job("simple", program=SIMPLE))
+        try:
+            with world.asking(endpoint) as client:
+
+                def score():
+                    return outputs(ask(client, [[1.0, 0.0]]))["score"][0]
+
+                assert score() == 0.123457
+                world.permit("hospital", programs=(SIMPLE.encode(),), kinds=("scores",), digits=2)
+                wait_until(lambda: score() == 0.12, seconds=8, why="it answers by the policy of yesterday")
+        finally:
+            endpoint.stop()

@@ -60,13 +60,15 @@ class Admission:
 class OpenedWindow:
     """How many answers each caller (by fingerprint) may be given, for how long, and where the ledger says so.
 
-    ``retry_after`` says for those who got fewer than asked for after how many seconds there are more.
+    ``retry_after`` says for those who got fewer than asked for after how many seconds there are more; ``policy`` is
+    the fused policy as of this window, none if none was opened.
     """
 
     allowed: Mapping[str, int]
     retry_after: Mapping[str, int]
     seconds: float
     index: int
+    policy: FusedPolicy | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,6 +184,7 @@ class WorkloadSession:
             retry_after={str(caller): int(seconds) for caller, seconds in answer["retry"].items()},
             seconds=float(answer["seconds"]),
             index=int(answer["index"]),
+            policy=None if opens is None else FusedPolicy.decode(decode64(answer["policy"], name="a fused policy")),
         )
 
     def admit(

@@ -18,11 +18,13 @@ from strongroom.digests import digest
 from strongroom.errors import LedgerError, RefusedError, StrongroomError, TransportError
 from strongroom.ledger.log import MemoryStore, MerkleLog
 from strongroom.ledger.proofs import leaf_hash, verify_inclusion
+from strongroom.policy.fusion import FusedPolicy
 from strongroom.workload.pulse import seconds_now
 
 LEAST_CREDIT: Final = 64
 KEPT_WINDOWS: Final = 256
 ASK_AGAIN_SECONDS: Final = 5.0
+_LONGEST_PLACE: Final = 40
 _MARGIN_SECONDS: Final = 1.0  # a window is left before it ends, so that its answers do not straddle the end
 
 
@@ -96,16 +98,21 @@ def verify_receipt(receipt: Mapping[str, Any], *, leaf: bytes, facts: Mapping[st
 
 
 class Accounts:
-    """The credit and the answers of one endpoint; ``callers`` are fingerprints."""
+    """The credit and the answers of one endpoint; ``callers`` are fingerprints.
+
+    ``on_policy`` hears with each window that is opened what the owners' policies are then.
+    """
 
     def __init__(
         self,
         session: Session,
         *,
         callers: Sequence[str],
+        on_policy: Callable[[FusedPolicy], object] = lambda _policy: None,
         clock: Callable[[], float] = seconds_now,
     ) -> None:
         self._session = session
+        self._on_policy = on_policy
         self._clock = clock
         self._lock = threading.Lock()
         self._window = 1
@@ -171,7 +178,7 @@ class Accounts:
     def receipt(self, place: str, *, caller: str) -> Receipt | None:
         """Return the receipt of the caller's answer at ``place``; none if it is nobody's or not closed yet."""
         window, _, number = place.partition(".")
-        if not (window.isdecimal() and number.isdecimal()):
+        if len(place) > _LONGEST_PLACE or not (window.isdecimal() and number.isdecimal()):
             return None
         with self._lock:
             closed = self._kept.get(int(window))
@@ -191,6 +198,8 @@ class Accounts:
                 "spent": dict(self._spent),
                 "refused": self._refused,
             }
+            # The broker may have closed the window although its answer is lost: what is left of it comes back there.
+            self._credit, self._ends = dict.fromkeys(self._credit, 0), 0.0
         frozen = self._frozen
         asked = self._clock()
         try:
@@ -207,6 +216,8 @@ class Accounts:
             self._keep(frozen, opened.index)
         self._window += 1
         self._frozen = None
+        if opened.policy is not None:
+            self._on_policy(opened.policy)  # before anything is answered in this window
         self._ends = asked + opened.seconds if opens else 0.0
         for caller in self._credit:
             self._credit[caller] = opened.allowed.get(caller, 0)

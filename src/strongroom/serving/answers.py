@@ -13,11 +13,13 @@ import numpy.typing as npt
 
 from strongroom.errors import RefusedError
 from strongroom.policy.document import ServingRules
+from strongroom.serving.declared import Declared
 
 MOST_LABELS: Final = 4096
 PIECE_CHARACTERS: Final = 64
 _PLACES: Final = "_index"
 _FLAT, _TABLE = 1, 2
+_LABELS: Final = (bool, int, str)  # these very types: a subclass could say that it is equal to what it is not
 
 Array = npt.NDArray[Any]
 
@@ -27,11 +29,11 @@ class AnswerRefusedError(RefusedError):
 
 
 def limit_outputs(
-    outputs: Mapping[str, Any], *, rows: int, rules: ServingRules, labels: Mapping[str, Sequence[Any]]
+    outputs: Mapping[str, Any], *, rows: int, rules: ServingRules, declared: Declared
 ) -> dict[str, Array]:
     """Return ``outputs`` as they may leave; raise AnswerRefusedError with every reason if they may not.
 
-    ``labels`` are the closed lists that the approved program names, by output.
+    ``declared`` is what stands in the approved program. A reason quotes nothing that the program computed.
     """
     if not isinstance(outputs, Mapping) or not outputs:
         raise AnswerRefusedError("the program gave no answer", reasons=("predict returned no mapping from names",))
@@ -39,14 +41,16 @@ def limit_outputs(
     reasons: list[str] = []
     for name, given in outputs.items():
         values = np.asarray(given)
-        if values.shape[:1] != (rows,) or values.ndim > _TABLE:
-            reasons.append(f"output {name!r} has the shape {list(values.shape)}, expected one row for each of {rows}")
+        if type(name) is not str or name not in declared.names:
+            reasons.append("an output has a name that does not stand in the program")
+        elif values.shape[:1] != (rows,) or values.ndim > _TABLE:
+            reasons.append(f"output {name!r} has another shape than one row for each of {rows}")
         elif values.dtype.kind == "f":
-            reasons.extend(_limit_scores(str(name), values, rules, found))
+            reasons.extend(_limit_scores(name, values, rules, found))
         elif values.dtype.kind in "biuUSO":
-            reasons.extend(_limit_labels(str(name), values, rules, labels.get(str(name), ()), found))
+            reasons.extend(_limit_labels(name, values, rules, declared.labels.get(name, ()), found))
         else:
-            reasons.append(f"output {name!r} holds {values.dtype}, which is neither a label nor a score")
+            reasons.append(f"output {name!r} holds what is neither a label nor a score")
     if reasons:
         raise AnswerRefusedError("the answer may not leave", reasons=reasons)
     return found
@@ -59,11 +63,11 @@ def round_scores(scores: Array, *, digits: int) -> npt.NDArray[np.float64]:
         scale = 10.0**digits
         small: npt.NDArray[np.float64] = np.rint(values * scale) / scale + 0.0
         return small
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", over="ignore"):
         before_point = np.where(values == 0, 0.0, np.floor(np.log10(np.abs(values))))
-    places = np.minimum(digits, digits - 1 - before_point)
-    up, down = np.power(10.0, np.maximum(places, 0)), np.power(10.0, np.maximum(-places, 0))
-    rounded: npt.NDArray[np.float64] = np.rint(values * up / down) * down / up + 0.0
+        places = np.minimum(digits, digits - 1 - before_point)
+        up, down = np.power(10.0, np.maximum(places, 0)), np.power(10.0, np.maximum(-places, 0))
+        rounded: npt.NDArray[np.float64] = np.rint(values * up / down) * down / up + 0.0
     return rounded
 
 
@@ -73,7 +77,7 @@ def limit_pieces(pieces: Iterator[str], *, rules: ServingRules, most: int | None
         raise AnswerRefusedError("the answer may not leave", reasons=("text is not among the answers permitted",))
     bound = rules.tokens if most is None else min(most, rules.tokens)
     for _, piece in zip(range(bound), pieces, strict=False):
-        if not isinstance(piece, str) or len(piece) > PIECE_CHARACTERS:
+        if type(piece) is not str or len(piece) > PIECE_CHARACTERS:
             raise AnswerRefusedError(
                 "the answer may not leave", reasons=(f"a piece of text has at most {PIECE_CHARACTERS} characters",)
             )
@@ -87,6 +91,9 @@ def _limit_scores(name: str, values: Array, rules: ServingRules, found: dict[str
         yield f"output {name!r} holds a score that is not finite"
     else:
         scores = round_scores(values, digits=rules.digits)
+        if not np.isfinite(scores).all():
+            yield f"output {name!r} holds a score that is not finite once it is rounded"
+            return
         if rules.top is not None and scores.ndim == _TABLE and scores.shape[1] > rules.top:
             places = np.argsort(-scores, axis=1, kind="stable")[:, : rules.top]
             scores = np.take_along_axis(scores, places, axis=1)
@@ -106,7 +113,7 @@ def _limit_labels(
     else:
         allowed = {(type(one) is bool, one) for one in known}
         listed = values.tolist()
-        if all((type(one) is bool, one) in allowed for one in listed):
+        if all(type(one) in _LABELS and (type(one) is bool, one) in allowed for one in listed):
             found[name] = np.array([str(one) for one in listed], dtype=object) if _is_text(listed) else _plain(values)
         else:
             yield f"output {name!r} holds a label that is not in the program's LABELS"

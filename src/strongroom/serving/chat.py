@@ -46,8 +46,8 @@ def answer_chat(desk: ChatDesk, request: Request, *, name: str) -> Response:
     most = asked.get("max_completion_tokens", asked.get("max_tokens"))
     if most is not None and (type(most) is not int or most < 1):
         raise ChatRequestError("max_tokens is a whole number above 0")
-    rules = desk.rules()
     desk.spend()
+    rules = desk.rules()  # as of the window that was spent from
     settings = {key: asked[key] for key in _PASSED if asked.get(key) is not None}
     settings["max_tokens"] = rules.tokens if most is None else min(most, rules.tokens)
     pieces = limit_pieces(desk.talk(_messages(asked), settings), rules=rules, most=most)

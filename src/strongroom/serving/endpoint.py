@@ -31,6 +31,7 @@ from strongroom.envelope.files import open_files
 from strongroom.errors import PolicyError, RefusedError, StrongroomError, UsageError
 from strongroom.jobs.spec import JobSpec
 from strongroom.policy.document import ServingRules
+from strongroom.policy.fusion import FusedPolicy
 from strongroom.serving.accounts import Accounts
 from strongroom.serving.batching import Batcher, BusyError
 from strongroom.serving.endpoint_calls import CALL
@@ -141,14 +142,14 @@ class Endpoint:
             with temporary_files(self._scratch):
                 self._model = Model(
                     handover.program,
-                    rules=serving_rules(release),
+                    rules=serving_rules(release.policy),
                     writable=(self._scratch,),
                     batcher=self._batcher,
                 )
                 self._load(release, spec)
                 self._model.start()
                 callers = [party.fingerprint for party in spec.recipients]
-                self._accounts = Accounts(session, callers=callers)
+                self._accounts = Accounts(session, callers=callers, on_policy=self._obey)
                 self._spec = spec
                 self._tell("serving", model=spec.name, version=self._model.loaded.version, callers=len(callers))
                 self._watch(session, spec)
@@ -192,13 +193,18 @@ class Endpoint:
             sealed = open_files(Path(place.location), keys, manifest=manifest)
             files[name] = InputFiles(sealed, scratch=lambda: Path(tempfile.mkdtemp(dir=self._scratch)))
         versions = [f"{name}@{keys.version}" for name, keys in sorted(release.datasets.items())]
+        self._obey(release.policy)
         if self._model is not None:
             self._model.replace(
                 files,
                 version="-".join(one.rpartition("@")[2] for one in versions),
                 names=", ".join(versions),
-                rules=serving_rules(release),
             )
+
+    def _obey(self, policy: FusedPolicy) -> None:
+        """Cut every answer from now on by what the owners permit now."""
+        if self._model is not None:
+            self._model.obey(serving_rules(policy))
 
     def _renew(self, session: WorkloadSession) -> float:
         seconds, newer = session.renew_and_look()
@@ -337,9 +343,9 @@ class ChannelStream(Stream):
         self._channel.close()
 
 
-def serving_rules(release: Release) -> ServingRules:
-    """Return what every owner permits an endpoint; raise PolicyError if the released policy permits none."""
-    rules = release.policy.serving
+def serving_rules(policy: FusedPolicy) -> ServingRules:
+    """Return what every owner permits an endpoint; raise PolicyError if the fused policy permits none."""
+    rules = policy.serving
     if rules is None:
         raise PolicyError("the released policy permits no serving")
     return rules

@@ -19,6 +19,7 @@ from strongroom.errors import StrongroomError, UsageError
 from strongroom.policy.document import ServingRules
 from strongroom.serving.answers import limit_outputs
 from strongroom.serving.batching import Arrays, Batcher, BusyError, compute
+from strongroom.serving.declared import Declared, read_declared
 from strongroom.workload.collectives import guard_collectives
 from strongroom.workload.confinement import confine
 from strongroom.workload.files import InputFiles
@@ -41,14 +42,13 @@ class Loaded:
     model: Any = field(repr=False)
     predict: Callable[..., Any] | None
     chat: Callable[..., Any] | None
-    inputs: tuple[Mapping[str, Any], ...] = ()
-    outputs: tuple[Mapping[str, Any], ...] = ()
-    labels: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    declared: Declared
 
 
 def load_version(source: bytes, files: Mapping[str, InputFiles], *, version: str, names: str) -> Loaded:
     """Run the program, let it load the model in ``files`` (by input), and return it; raise ProgramError if it fails."""
     guard_collectives()
+    declared = read_declared(source)
     module = types.ModuleType("served_program")
     try:
         exec(compile(source, _FILE, "exec"), module.__dict__)  # noqa: S102  running an approved program is what a job is
@@ -63,9 +63,7 @@ def load_version(source: bytes, files: Mapping[str, InputFiles], *, version: str
         model=model,
         predict=_callable(module, "predict"),
         chat=_callable(module, "chat"),
-        inputs=tuple(getattr(module, "INPUTS", ())),
-        outputs=tuple(getattr(module, "OUTPUTS", ())),
-        labels=dict(getattr(module, "LABELS", {})),
+        declared=declared,
     )
     if found.predict is None and found.chat is None:
         raise UsageError("the program defines neither predict nor chat", hint="define predict(model, inputs)")
@@ -118,8 +116,12 @@ class Model:
 
     @property
     def rules(self) -> ServingRules:
-        """Return the fused rules under which the version in use answers."""
+        """Return the owners' rules of the last window that was opened, by which every answer is cut."""
         return self._rules
+
+    def obey(self, rules: ServingRules) -> None:
+        """Cut answers by ``rules`` from now on, whichever version computed them."""
+        self._rules = rules
 
     @property
     def ready(self) -> bool:
@@ -131,17 +133,16 @@ class Model:
         for name, work in (("model", self._answer), *((f"chat-{n}", self._talk) for n in range(CHAT_THREADS))):
             threading.Thread(target=self._confined, args=(work,), name=name, daemon=True).start()
 
-    def replace(self, files: Mapping[str, InputFiles], *, version: str, names: str, rules: ServingRules) -> Loaded:
+    def replace(self, files: Mapping[str, InputFiles], *, version: str, names: str) -> Loaded:
         """Load a version in a thread of its own and let it take over; raise what is wrong with it."""
         loaded = _run_apart(
             lambda: load_version(self._source, files, version=version, names=names), writable=self._writable
         )
-        self._loaded, self._rules = loaded, rules
+        self._loaded = loaded
         return loaded
 
-    def chat(self, messages: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> Iterator[str]:
+    def chat(self, loaded: Loaded, messages: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> Iterator[str]:
         """Return the pieces that the program generates, as they come; closing the iterator stops it."""
-        loaded = self.loaded
         if loaded.chat is None:
             raise UsageError("this model does not chat", hint="POST /v2/models/NAME/infer")
         talk = _Talk(loaded=loaded, generate=loaded.chat, messages=messages, settings=settings)
@@ -173,9 +174,10 @@ class Model:
             raise UsageError("this model only chats", hint="POST /v1/chat/completions")
         try:
             outputs = loaded.predict(loaded.model, dict(inputs))
-        except Exception as error:
+            limited = limit_outputs(outputs, rows=rows, rules=self._rules, declared=loaded.declared)
+        except BaseException as error:  # whatever the program raises or returns, the next request is answered
             raise describe_failure(error) from error
-        return limit_outputs(outputs, rows=rows, rules=self._rules, labels=loaded.labels), loaded.version
+        return limited, loaded.version
 
     def _talk(self) -> None:
         while not self._over.is_set():
@@ -201,11 +203,11 @@ class _Talk:
         """Generate until the end, or until nobody listens."""
         try:
             for piece in self.generate(self.loaded.model, list(self.messages), dict(self.settings)):
-                if not self._say(piece, over):
+                if not self._say((piece, None), over):
                     return
             self._say(_END, over)
-        except Exception as error:  # noqa: BLE001  whatever the program raises is told as what may be said of it
-            self._say(describe_failure(error), over)
+        except BaseException as error:  # noqa: BLE001  whatever the program raises is told as what may be said of it
+            self._say((None, describe_failure(error)), over)
 
     def pieces(self) -> Iterator[str]:
         """Yield the pieces; raise what went wrong."""
@@ -217,9 +219,10 @@ class _Talk:
                     raise BusyError(f"the model said nothing for {PIECE_SECONDS:.0f} s") from error
                 if said is _END:
                     return
-                if isinstance(said, StrongroomError):
-                    raise said
-                yield said
+                piece, failure = said  # apart, for a program could yield an error of ours that says what it likes
+                if failure is not None:
+                    raise failure
+                yield piece
         finally:
             self.left.set()
 

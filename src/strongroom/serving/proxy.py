@@ -12,6 +12,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from typing import Final
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -67,14 +68,16 @@ class Proxy:
         self._client.close()
 
     def carry(self, request: Request) -> Response:
-        """Return the endpoint's response to ``request``, or 502 and why there is none."""
+        """Return the endpoint's response to ``request``, or 502 and why there is none; 403 to a web page's script."""
+        if (foreign := _foreign(request)) is not None:
+            return refuse(foreign)
         headers = {name: value for name, value in request.headers.items() if name not in _OWN}
         try:
             asked = self._client.build_request(request.method, request.path, headers=headers, content=request.body)
             answer = self._client.send(asked, stream=True)
         except StrongroomError as error:
             return refuse(error)
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
             return _told(502, {"error": f"the endpoint did not answer: {type(error).__name__}", "kind": "Transport"})
         kept = {name: value for name, value in answer.headers.items() if name not in _OWN and name != "content-type"}
         kind = answer.headers.get("content-type", "application/json")
@@ -98,6 +101,31 @@ def refuse(error: StrongroomError) -> Response:
         told["reasons"] = list(error.reasons)
         return _told(403, told)
     return _told(502, told)
+
+
+def _foreign(request: Request) -> RefusedError | None:
+    """Return why a request is not from a client of this machine, if it is not.
+
+    A browser lets any web page send requests to loopback, and read the answers where the page's own name was made to
+    mean this machine. Both show in the headers that the browser, not the page, writes.
+    """
+    host, origin = request.headers.get("host"), request.headers.get("origin")
+    reasons = []
+    if host is not None and _name(f"//{host}") not in _LOOPBACK:
+        reasons.append(f"it was sent to {host[:80]!r}, must be to one of {sorted(_LOOPBACK)}")
+    if origin is not None and _name(origin) not in _LOOPBACK:
+        reasons.append(f"it comes from a page of {origin[:80]!r}")
+    if not reasons:
+        return None
+    hint = "a web page asks in your name; close it, or ask http://127.0.0.1 from a client of this machine"
+    return RefusedError("this request is not from a client of this machine", reasons=reasons, hint=hint)
+
+
+def _name(url: str) -> str | None:
+    try:
+        return urlsplit(url).hostname
+    except ValueError:
+        return None
 
 
 def _pieces(answer: httpx.Response) -> Iterator[bytes]:

@@ -16,7 +16,8 @@ from strongroom.serving.batching import Batcher
 from strongroom.serving.chat import RECEIPT_HEADER, ChatDesk, answer_chat
 from strongroom.serving.http import Request, Response
 from strongroom.serving.model import Loaded, Model
-from strongroom.serving.tensors import BINARY_HEADER, encode_answer, parse_request
+from strongroom.serving.tensors import BINARY_HEADER, encode_answer, parse_request, read_header_bytes
+from strongroom.workload.ending import describe_defect
 
 EXTENSIONS: Final = ("binary_tensor_data",)
 
@@ -46,6 +47,9 @@ class Caller:
             if not isinstance(error, QuotaError):
                 self._accounts.refuse()
             return explain(error)
+        except Exception as error:  # noqa: BLE001  whatever a caller sent, it is told that this was refused
+            self._accounts.refuse()
+            return explain(describe_defect(error))
 
     def _route(self, request: Request) -> Response:
         path = request.path.partition("?")[0].rstrip("/")
@@ -86,8 +90,7 @@ class Caller:
         raise NotFoundError(f"there is nothing at {path[:80]}", hint=f"POST {prefix}/infer")
 
     def _infer(self, request: Request) -> Response:
-        header = request.headers.get(BINARY_HEADER)
-        asked = parse_request(request.body, header_bytes=int(header) if header and header.isdecimal() else None)
+        asked = parse_request(request.body, header_bytes=read_header_bytes(request.headers))
         self._accounts.spend(self._fingerprint, asked.rows)
         outputs, version = self._batcher.ask(asked.inputs, rows=asked.rows)
         body, head_bytes = encode_answer(outputs, asked, model=self._name, version=version)
@@ -105,11 +108,12 @@ class Caller:
         return self._accounts.record(self._fingerprint, leaf)
 
     def _chat_desk(self) -> ChatDesk:
+        loaded = self._model.loaded  # a newer one may take over before the last piece has left
         return ChatDesk(
             spend=lambda: self._accounts.spend(self._fingerprint, 1),
-            talk=self._model.chat,
+            talk=lambda messages, settings: self._model.chat(loaded, messages, settings),
             rules=lambda: self._model.rules,
-            record=lambda request, body: self._record(request, body, self._model.loaded.version),
+            record=lambda request, body: self._record(request, body, loaded.version),
         )
 
     def _receipt(self, place: str) -> Response:
@@ -125,8 +129,8 @@ class Caller:
             "name": self._name,
             "versions": [loaded.version],
             "platform": "strongroom",
-            "inputs": [dict(one) for one in loaded.inputs],
-            "outputs": [dict(one) for one in loaded.outputs],
+            "inputs": [dict(one) for one in loaded.declared.inputs],
+            "outputs": [dict(one) for one in loaded.declared.outputs],
         }
 
 

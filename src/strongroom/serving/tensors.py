@@ -26,6 +26,7 @@ _TYPES: Final[Mapping[str, str]] = {
 }
 _TEXT: Final = "BYTES"
 _LENGTH_BYTES: Final = 4
+_MOST_DIGITS: Final = 12
 
 Array = npt.NDArray[Any]
 
@@ -73,7 +74,9 @@ def parse_request(body: bytes, *, header_bytes: int | None = None) -> InferenceR
     parameters = value.get("parameters") or {}
     if not isinstance(outputs, list) or not isinstance(parameters, dict):
         raise TensorError("outputs is a list, and parameters an object")
-    named = [one for one in outputs if isinstance(one, dict)]
+    if not all(isinstance(one, dict) and isinstance(one.get("parameters") or {}, dict) for one in outputs):
+        raise TensorError("an output that is asked for is an object, and its parameters another")
+    named: list[dict[str, Any]] = outputs
     return InferenceRequest(
         inputs=inputs,
         rows=rows.pop(),
@@ -82,6 +85,16 @@ def parse_request(body: bytes, *, header_bytes: int | None = None) -> InferenceR
         binary=frozenset(str(one.get("name")) for one in named if (one.get("parameters") or {}).get("binary_data")),
         all_binary=parameters.get("binary_data_output") is True,
     )
+
+
+def read_header_bytes(headers: Mapping[str, str]) -> int | None:
+    """Return how many bytes of a body are JSON, none if all; raise TensorError if the header is no such number."""
+    text = headers.get(BINARY_HEADER)
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdecimal() and len(text) <= _MOST_DIGITS):
+        raise TensorError(f"{BINARY_HEADER} is the length of the JSON in bytes")
+    return int(text)
 
 
 def encode_answer(

@@ -151,3 +151,38 @@ def test_end_closes_what_was_answered_and_opens_nothing():
     accounts.close()
     assert book.asked[-1][2] is None
     assert book.asked[-1][1]["callers"] == {ANN: 2}
+
+
+def test_credit_of_a_window_that_is_being_closed_is_not_spent():
+    """Whoever cuts the endpoint off from the broker just then would have it given back there and spent here."""
+    accounts, book, clock = opened()
+    accounts.spend(ANN, 1)
+    clock.now += 4.5
+    book.failures = [TransportError("cut off"), TransportError("cut off")]
+    with pytest.raises(AccountsError):
+        accounts.turn()
+    with pytest.raises(AccountsError):
+        accounts.spend(ANN, 1)
+    accounts.spend(ANN, 1)
+    clock.now += 10
+    accounts.turn()
+    assert [closes["callers"] for _, closes, _ in book.asked if closes] == [{ANN: 1}] * 3 + [{ANN: 1}]
+
+
+def test_every_window_brings_what_the_owners_permit_then():
+    heard = []
+    book = Book()
+    book.account = lambda window, *, closes, opens: OpenedWindow(
+        allowed={ANN: 9}, retry_after={}, seconds=5.0, index=window, policy=f"policy of window {window}"
+    )
+    clock = Clock()
+    accounts = Accounts(book, callers=[ANN], clock=clock, on_policy=heard.append)
+    accounts.spend(ANN, 1)
+    clock.now += 10
+    accounts.spend(ANN, 1)
+    assert heard == ["policy of window 1", "policy of window 2"]
+
+
+def test_place_of_a_receipt_that_is_no_place_is_nobodys():
+    accounts, _, _ = opened()
+    assert accounts.receipt("9" * 5000 + ".1", caller=ANN) is None

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from strongroom.errors import UsageError
-from strongroom.serving.tensors import datatype, encode_answer, parse_request
+from strongroom.serving.tensors import BINARY_HEADER, datatype, encode_answer, parse_request, read_header_bytes
 
 
 def body(*tensors, **more):
@@ -80,3 +80,15 @@ def test_an_output_that_there_is_not_is_refused():
     asked = parse_request(body(tensor(), outputs=[{"name": "z"}]))
     with pytest.raises(UsageError, match="has no output 'z'"):
         encode_answer({"y": np.zeros(2)}, asked, model="m", version="1")
+
+
+@pytest.mark.parametrize("outputs", [["y"], [{"name": "y", "parameters": "x"}], [{"name": "y", "parameters": [1]}]])
+def test_outputs_that_are_no_objects_are_refused(outputs):
+    with pytest.raises(UsageError, match="an output that is asked for is an object"):
+        parse_request(body(tensor(), outputs=outputs))
+
+
+@pytest.mark.parametrize("length", ["9" * 5000, "-1", "\u00b2", "1e3"])
+def test_header_that_is_no_length_is_refused(length):
+    with pytest.raises(UsageError, match="length of the JSON"):
+        read_header_bytes({BINARY_HEADER: length})

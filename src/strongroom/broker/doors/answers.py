@@ -15,12 +15,13 @@ from typing import Any
 from strongroom.attestation.roles import Role
 from strongroom.broker.desk import ConflictError, Desk, StrangerError
 from strongroom.broker.records import ANSWERS, Job, text_change
-from strongroom.broker.requests import MalformedRequestError, Message
+from strongroom.broker.requests import MalformedRequestError, Message, encode64
 from strongroom.broker.sessions import Session
 from strongroom.catalog.store import Change
 from strongroom.digests import same, to_text
 from strongroom.ledger.entry import EntryKind
 from strongroom.policy.document import DataUsePolicy, Quota
+from strongroom.policy.fusion import fuse
 
 WINDOW_SECONDS = 5
 ROOT_BYTES = 32
@@ -155,7 +156,9 @@ class AnswersDoor:
             facts["opened"] = {"callers": allowed_by_name, "seconds": WINDOW_SECONDS}
         facts["models"] = [one.key for one in job.inputs]
         written = await self._desk.write(EntryKind.ANSWERS, facts, changes=changes)
-        return {"credits": credits_, "retry": retry, "seconds": WINDOW_SECONDS, "index": written.index}
+        answer = {"credits": credits_, "retry": retry, "seconds": WINDOW_SECONDS, "index": written.index}
+        # An endpoint is its own egress: it cuts answers by the policies of this moment, not of its release.
+        return answer if opens is None else {**answer, "policy": encode64(fuse(policies).encode())}
 
 
 def _check_order(before: Mapping[str, Any], *, window: int, closes: Mapping[str, Any] | None) -> bool:
