@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from strongroom.attestation.failures import ClockSetBackError
 from strongroom.ledger.entry import Entry
 from strongroom.ledger.log import MerkleLog
+from strongroom.ledger.proofs import leaf_hash, verify_inclusion
 
 TOLERANCE = timedelta(minutes=5)
 """How far back an honest clock may be set between a broker's end and its next start."""
@@ -41,8 +42,14 @@ class SteadyClock:
 
 
 def last_written(log: MerkleLog) -> datetime | None:
-    """Return when the last entry of ``log`` was written, or None if there is none."""
+    """Return when the last entry of ``log`` was written, or None if there is none.
+
+    Entries lie in the host's database in the clear: raise ProofError for one that is not the one under the root.
+    """
     if not log.size:
         return None
-    (encoded,) = log.entries(log.size - 1, log.size)
+    last = log.size - 1
+    (encoded,) = log.entries(last, log.size)
+    proof = log.inclusion_proof(last, log.size)
+    verify_inclusion(leaf_hash(encoded), index=last, size=log.size, root=log.root, proof=proof)
     return Entry.decode(encoded).time

@@ -83,6 +83,7 @@ class WorkloadsDoor:
                 f"attestation of the {role.value}", facts=facts, reasons=[error.message], hint=error.hint
             )
         await self._desk.keep_memory()
+        job = self._introduce(message, role, keys)  # Another may have used the ticket while that was written.
         if isinstance(result.claims, Claims):
             self._desk.tally.collateral[result.tee] = CollateralSeen(
                 expires=result.claims.expires, evaluation_number=result.claims.evaluation_number
