@@ -211,8 +211,9 @@ class _Session:
             return
         with self._lock:
             self._processes[number] = process
-        self._line.send({"type": "started", "id": number, "pid": process.pid})
+        # First of all somebody waits for its end: the line may be broken by now, and its place must come free.
         threading.Thread(target=self._follow, args=(number, process), name=f"{role}-{number}", daemon=True).start()
+        self._line.send({"type": "started", "id": number, "pid": process.pid})
 
     def _compose(self, said: Mapping[str, Any]) -> tuple[str, list[str]]:
         """Return the role and its arguments, written here from fields that were checked; raise RefusedError."""

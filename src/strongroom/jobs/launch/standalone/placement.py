@@ -155,7 +155,6 @@ class Machine:
             said = {"why": error.message}
         match said.get("type"):
             case "started":
-                process.pid = int(said["pid"])
                 return process
             case "full":
                 process.end(LOST_CODE)
@@ -202,7 +201,10 @@ class Machine:
         if process is None:
             return
         match said.get("type"):
-            case "started" | "full" | "refused" if process.answers.empty():
+            case "started" if process.answers.empty():
+                process.pid = int(said["pid"])
+                process.answers.put(said)
+            case "full" | "refused" if process.answers.empty():
                 process.answers.put(said)
             case "said" if isinstance(said["said"], dict):
                 process.say(said["said"])
