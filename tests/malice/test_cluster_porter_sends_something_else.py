@@ -1,13 +1,16 @@
 """Attack: the cluster's porter sends paths outside the directory, links, devices, cut files, or files without end."""
 
 import io
+import resource
+import socket
 import tarfile
+import threading
 
 import pytest
 
 from strongroom.errors import TransportError
 from strongroom.jobs.launch.kubernetes import carrying
-from strongroom.jobs.launch.kubernetes.carrying import unpack
+from strongroom.jobs.launch.kubernetes.carrying import receive, unpack
 from strongroom.jobs.launch.kubernetes.porter import pack
 
 
@@ -58,11 +61,61 @@ def test_files_without_end_are_refused(tmp_path, monkeypatch):
         unpack(archive(*((entry(f"f{number}"), b"") for number in range(5))), tmp_path)
 
 
+def header(kind: bytes, size: int, *, name: str = "x") -> bytes:
+    made = entry(name, kind)
+    made.size = size
+    return made.tobuf(tarfile.GNU_FORMAT)
+
+
+def pax(**fields: str) -> bytes:
+    made = entry("a")
+    made.pax_headers = fields
+    return made.tobuf(tarfile.PAX_FORMAT)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        header(tarfile.XHDTYPE, 1 << 36),
+        header(tarfile.XGLTYPE, 1 << 36),
+        header(tarfile.GNUTYPE_LONGNAME, 1 << 36),
+        header(tarfile.GNUTYPE_LONGLINK, 1 << 36),
+        header(tarfile.XHDTYPE, 0) * 5000,
+        header(tarfile.GNUTYPE_SPARSE, 1 << 39),
+        pax(**{"GNU.sparse.map": "0,0", "GNU.sparse.size": str(1 << 39)}),
+        pax(path="a\0b"),
+        header(tarfile.XHDTYPE, 18) + b"18 hdrcharset=ab\xff\n".ljust(512, b"\0"),
+    ],
+    ids=["pax", "pax-global", "long-name", "long-link", "pax-chain", "sparse", "pax-sparse", "nul", "charset"],
+)
+def test_headers_that_would_fill_memory_or_disk_are_refused(tmp_path, sent):
+    """Attack: a header announces 64 GiB of itself, another header without end, or zeros that nobody sends."""
+    target = tmp_path / "output"
+    target.mkdir()
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def send() -> None:
+        with listener.accept()[0] as line:
+            try:
+                line.sendall(sent)
+                while True:
+                    line.sendall(bytes(1 << 20))
+            except OSError:
+                pass  # the other side has seen enough
+
+    sender = threading.Thread(target=send, daemon=True)
+    sender.start()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with listener, pytest.raises(TransportError):
+        receive(listener.getsockname()[:2], target)
+    sender.join(20)
+    assert not sender.is_alive()
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 << 10  # KiB
+    assert not [path for path in target.rglob("*") if path.stat().st_size > 1 << 20]
+
+
 def test_porter_follows_no_link_out_of_the_output(tmp_path):
     """Attack: a job's directory is made to hold a link to the node's files before somebody fetches it."""
-    import socket
-    import threading
-
     (tmp_path / "outside").write_bytes(b"not of the output")
     place = tmp_path / "output"
     (place / "deep").mkdir(parents=True)

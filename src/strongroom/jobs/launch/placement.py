@@ -465,7 +465,7 @@ def say_lines(process: RunningProcess) -> Iterator[dict[str, Any]]:
     while stream is not None and (line := stream.readline(_MAX_LINE)):
         try:
             said = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(said, dict):
             yield said

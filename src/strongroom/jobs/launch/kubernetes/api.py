@@ -160,7 +160,7 @@ class Cluster:
             if answer.status_code >= _FIRST_ERROR:
                 raise self._refusal(_status(answer), what=what)
             read = answer.json()
-        except (httpx.HTTPError, ValueError) as error:
+        except (httpx.HTTPError, ValueError, RecursionError) as error:
             raise self._unreachable(error) from error
         if not isinstance(read, dict):
             raise TransportError(f"the API server answered with something else than an object to {what}")

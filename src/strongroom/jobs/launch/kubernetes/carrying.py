@@ -15,7 +15,7 @@ import tarfile
 import time
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Self
 
 from strongroom.errors import StrongroomError, TransportError
 from strongroom.jobs.launch.kubernetes.api import Cluster
@@ -28,6 +28,8 @@ _LOOK_SECONDS = 0.3
 _READ_SECONDS = 120.0
 _MOST_BYTES = 1 << 40
 _MOST_FILES = 100_000
+_MOST_HEADER = 1 << 16  # a long name takes a header of its own, which is read into memory whole
+_PLAIN = frozenset({tarfile.REGTYPE, tarfile.AREGTYPE})
 
 Progress = Callable[[int, int], None]
 
@@ -53,10 +55,10 @@ def carry(
         target.mkdir(parents=True)
         try:
             if settings.reach == "pod-ip":
-                _receive((address, settings.driver_port), target, on_bytes)
+                receive((address, settings.driver_port), target, on_bytes)
             else:
                 with cluster.open_tunnel(name, settings.driver_port) as tunnel:
-                    _receive(tunnel.address, target, on_bytes)
+                    receive(tunnel.address, target, on_bytes)
         except BaseException:
             shutil.rmtree(target, ignore_errors=True)
             raise
@@ -106,24 +108,37 @@ def _last_word(cluster: Cluster, name: str) -> dict[str, Any]:
         cluster.follow_log(name, container=CONTAINER, follow=False, tail=5) as lines,
     ):
         for line in lines:
-            with contextlib.suppress(ValueError):
+            with contextlib.suppress(ValueError, RecursionError):
                 said = json.loads(line)
                 found = said if isinstance(said, dict) else found
     return found
 
 
-def _receive(address: tuple[str, int], target: Path, on_bytes: Progress) -> None:
+def receive(address: tuple[str, int], target: Path, on_bytes: Progress = lambda _done, _total: None) -> None:
+    """Write the files that a porter at ``address`` sends below ``target``; raise TransportError if it sends others."""
     try:
         with (
             socket.create_connection(address, timeout=_READ_SECONDS) as line,
             line.makefile("rb") as pipe,
-            tarfile.open(fileobj=pipe, mode="r|") as tar,
+            tarfile.open(fileobj=pipe, mode="r|", tarinfo=Entry) as tar,
         ):
             unpack(tar, target, on_bytes)
-    except (OSError, tarfile.TarError, EOFError) as error:
+    except (OSError, tarfile.TarError, EOFError, ValueError, RecursionError) as error:
         raise TransportError(
             f"the output broke off on its way: {str(error)[:200] or type(error).__name__}", hint="fetch it again"
         ) from error
+
+
+class Entry(tarfile.TarInfo):
+    """An entry whose headers are no larger than names need, which is known before they are read."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        """Return the entry that a header block announces; raise TransportError if more headers of it are too large."""
+        found = super().frombuf(buf, encoding, errors)
+        if found.type not in _PLAIN and found.size > _MOST_HEADER:
+            raise TransportError(f"the porter announces a header of {found.size} bytes", hint="look at the job's pods")
+        return found
 
 
 def unpack(tar: tarfile.TarFile, target: Path, on_bytes: Progress = lambda _done, _total: None) -> None:
@@ -132,7 +147,7 @@ def unpack(tar: tarfile.TarFile, target: Path, on_bytes: Progress = lambda _done
     for files, entry in enumerate(tar):
         name = PurePosixPath(entry.name)
         done += entry.size
-        if not entry.isreg() or name.is_absolute() or ".." in name.parts or not name.parts:
+        if entry.type not in _PLAIN or entry.issparse() or name.is_absolute() or ".." in name.parts or not name.parts:
             raise TransportError(f"the porter sent something that is not a file of the output: {entry.name[:80]!r}")
         if files >= _MOST_FILES or done > _MOST_BYTES:
             raise TransportError("the porter sends without end", hint="look at the job's storage")

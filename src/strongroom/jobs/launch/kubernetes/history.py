@@ -231,7 +231,7 @@ class HistoryWriter:
 def _part(text: object) -> dict[str, Any]:
     try:
         part = json.loads(str(text))
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return part if isinstance(part, dict) else {}
 

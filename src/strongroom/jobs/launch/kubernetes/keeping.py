@@ -224,7 +224,7 @@ class PodKeeper:
                     self.finished.set()
                 case "failed":
                     self._said = str(said.get("message") or said.get("kind"))[:_MOST_QUOTED]
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, RecursionError):
             return
         self._on_event(PlacementEvent(kind="said", role="driver", detail=said))
         self.wake()
@@ -339,7 +339,7 @@ class PodKeeper:
             self._cluster.follow_log(name, container=CONTAINER, follow=False, tail=_LAST_LINES) as lines,
         ):
             for line in lines:
-                with contextlib.suppress(ValueError, TypeError, KeyError):
+                with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
                     said = json.loads(line)
                     if said["event"] in {"failed", "refused"}:
                         words = str(said.get("message") or said.get("kind"))[:_MOST_QUOTED]

@@ -71,6 +71,6 @@ def _listening_port(cluster: Cluster, pod: str) -> int:
                 said = json.loads(line)
                 if said["event"] == "listening":
                     return int(said["port"])
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, RecursionError):
                 continue
     raise StrongroomError(f"the driver in pod {pod} does not listen yet", hint="try again in a moment")

@@ -62,7 +62,7 @@ class PodWatch:
     def _run(self) -> None:
         while not self._closing.is_set():
             try:
-                self._follow(self._list())
+                self._look()
             except WatchGoneError:
                 continue
             except ClusterRefusedError as error:
@@ -73,6 +73,13 @@ class PodWatch:
                 self._wait(error)
             except StrongroomError as error:
                 self._wait(error)
+
+    def _look(self) -> None:
+        """List the pods and watch them; raise TransportError if what comes is no list and no pod."""
+        try:
+            self._follow(self._list())
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise TransportError("the API server answers with something that is not about pods") from error
 
     def _wait(self, error: StrongroomError) -> None:
         silent = time.monotonic() - self._answered
