@@ -75,8 +75,9 @@ def test_new_version_of_a_revoked_dataset_is_usable_and_the_old_one_is_not(scene
 
 def test_nobody_but_the_owner_can_revoke(scene):
     client = scene.client_
-    with pytest.raises(UsageError, match="has no dataset 'flights'"):
+    with pytest.raises(UsageError, match="has no dataset 'flights'") as caught:
         client.revoke("flights", "because I can", scene.weather.key)
+    assert caught.value.hint == "registered here: weather@1"  # its own, and nobody else's
     with pytest.raises(RefusedError, match="does not know this caller"):
         client.revoke("flights", "because I can", Party("airline").key)
     assert client.submit_job(scene.job().statement)

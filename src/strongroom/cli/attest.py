@@ -169,8 +169,8 @@ def _lines(facts: dict[str, Any]) -> list[str]:
     lines = [facts["verdict"]]
     if facts["verdict"] == "verified":
         advisories = ", ".join(facts["advisories"]) or "none"
-        lines += [f"status      {facts['status']}", f"advisories  {advisories}"]
-        lines += [f"{name:11} {value}" for name, value in facts["claims"].items() if isinstance(value, str | int)]
+        lines += [f"status        {facts['status']}", f"advisories    {advisories}"]
+        lines += [f"{name:13} {value}" for name, value in facts["claims"].items() if isinstance(value, str | int)]
     else:
         lines += [f"step        {facts['step']}", f"reason      {facts['reason']}"]
         lines += [f"hint        {facts['hint']}"] if facts["hint"] else []

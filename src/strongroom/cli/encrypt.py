@@ -60,6 +60,7 @@ def encrypt(
     manifest signed by the owner. The directory may then be stored anywhere.
     """
     from strongroom.envelope.custody import open_custody
+    from strongroom.envelope.files import INDEX_FILE
     from strongroom.parties.home import Home
     from strongroom.parties.owner import Owner
 
@@ -84,6 +85,10 @@ def encrypt(
                 nulls=("", *nulls),
                 progress=advance,
             )
+    held = f"{manifest.rows:,} rows, {len(manifest.columns)} columns"
+    if as_files:
+        count = sum(stored.path != INDEX_FILE for stored in manifest.files)
+        held = f"{count:,} file{'s' * (count != 1)}"
     screen.result(
         {
             "dataset": manifest.dataset,
@@ -97,7 +102,7 @@ def encrypt(
             "custody": manifest.custody,
         },
         text=[
-            f"{manifest.dataset} version {manifest.version}: {manifest.rows:,} rows, {len(manifest.columns)} columns",
+            f"{manifest.dataset} version {manifest.version}: {held}",
             f"{manifest.size:,} encrypted bytes in {target}",
         ],
     )

@@ -119,6 +119,8 @@ def permit(
     if target is not None:
         statement = Owner.at_home(Home(home), password=password).permit(text)
         replace_file(target, statement.encode().encode())
+    if parsed.expires <= datetime.now(UTC):
+        screen.say(f"warning: it expired at {parsed.expires:%FT%TZ} and permits nothing")
     done = f"signed into {target}" if target else "well formed"
     screen.result(
         facts, text=(f"{parsed.dataset}, policy version {parsed.version}: {done}", f"digest {facts['digest']}")

@@ -60,7 +60,7 @@ def open_host(draft: JobDraft, *, settings: KubernetesSettings | None, platform:
             "a job on this machine needs a simulated platform to start its processes",
             hint="add --platform DIR: the folder that the broker was started with",
         )
-    return SimulatedPlatform(platform, tee="tdx" if draft.tee == "tdx" else "sgx")
+    return SimulatedPlatform.found_in(platform, tee="tdx" if draft.tee == "tdx" else "sgx")
 
 
 def open_cluster_host(settings: KubernetesSettings, *, platform: Path | None, detached: bool = False) -> KubernetesHost:

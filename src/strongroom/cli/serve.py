@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -70,6 +69,7 @@ def serve(
     what callers need. Ends on Ctrl-C or SIGTERM: requests that were begun are answered first.
     """
     from strongroom.cli.placing import open_host
+    from strongroom.cli.submit import tell_event
     from strongroom.jobs import load_job
     from strongroom.jobs.launch import JobHost
     from strongroom.parties.analyst import Analyst
@@ -99,7 +99,7 @@ def serve(
             listen=listen,
             batch_rows=batch_rows,
             batch_wait=batch_wait,
-            on_event=lambda name, facts: _tell(screen, name, facts),
+            on_event=lambda name, facts: tell_event(screen, name, facts),
         )
         target = publish or Path(f"{draft.name}.endpoint.json")
         target.write_bytes(endpoint.publication.encode())
@@ -134,10 +134,3 @@ def _ended_by_signal() -> threading.Event:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: asked.set())
     return asked
-
-
-def _tell(screen: Screen, name: str, facts: Mapping[str, Any]) -> None:
-    if name.startswith("host-") or name in {"done", "failed"}:
-        return
-    shown = ", ".join(f"{key} {value}" for key, value in facts.items() if isinstance(value, str | int | float))
-    screen.say(f"{name.replace('-', ' ')}{': ' if shown else ''}{shown[:200]}")

@@ -317,9 +317,11 @@ def tell_event(screen: Screen, name: str, facts: Mapping[str, Any]) -> None:
         screen.say(f"machine lost: {facts['why']}")
     if name.startswith("host-") or name in _SILENT:
         return
-    shown = ", ".join(
-        f"{value:.3f} s" if key == "seconds" else f"{key} {value}"
-        for key, value in facts.items()
-        if isinstance(value, str | int | float)
-    )
+    shown = ", ".join(_fact(key, value) for key, value in facts.items() if isinstance(value, str | int | float))
     screen.say(f"{name.replace('-', ' ')}{': ' if shown else ''}{shown[:200]}")
+
+
+def _fact(key: str, value: str | float) -> str:
+    if isinstance(value, bool):
+        return key if value else f"not {key}"
+    return f"{value:.3f} s" if key == "seconds" else f"{key} {value}"

@@ -91,14 +91,16 @@ def _join(
     Prints the address and the certificate for the analysts' hosts file. This program is trusted by nobody: it holds no
     secret of a job, and what it starts has to prove itself to the job's driver.
     """
+    from strongroom.attestation.simulated.platform import SimulatedPlatform
     from strongroom.parties.operator import Operator
     from strongroom.statements import PartyId
 
     host, _, port = listen.rpartition(":")
     if not host or not port.isdecimal():
         raise UsageError(f"not an address: {listen!r}", hint="write HOST:PORT, for example 10.0.0.2:7420")
+    found = SimulatedPlatform.found_in(platform, tee="tdx" if tee == "tdx" else "sgx")
     screen.warn_simulated()
-    agent = Operator(platform, tee="tdx" if tee == "tdx" else "sgx").lend(
+    agent = Operator(found).lend(
         admits=[PartyId.parse(text) for text in admits],
         jobs=jobs,
         directory=directory.expanduser().absolute(),

@@ -161,6 +161,7 @@ def connect(
     from strongroom.attestation.simulated.platform import SimulatedPlatform
     from strongroom.parties.home import Home
 
+    host = SimulatedPlatform.found_in(Path(platform))
     place = Home(Path(home))
     trusted = place.broker(broker)
     keys = place.open_keys(password)
@@ -170,7 +171,7 @@ def connect(
     return Session(
         analyst=analyst,
         broker=client,
-        host=SimulatedPlatform(Path(platform)),
+        host=host,
         purpose=purpose,
         inputs={name: parse_input(name, given) for name, given in inputs.items()},
     )

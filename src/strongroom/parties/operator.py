@@ -27,6 +27,7 @@ from strongroom.statements import PartyId
 _READY_SECONDS = 30.0
 _STOP_SECONDS = 5.0
 _MAX_LINE = 1 << 16
+_MAX_WORDS = 200
 
 
 class BrokerStartError(StrongroomError):
@@ -81,9 +82,10 @@ class Operator:
         place = str(store) if "://" in str(store) else str(Path(store).absolute())
         argv = ["--store", place, "--listen", listen, "--metrics", metrics, *(["--standby"] if standby else [])]
         with log.open("ab") as stream:
+            begin = stream.tell()
             process = self.platform.start(Role.BROKER, argv, stdout=subprocess.PIPE, stderr=stream)
         try:
-            said = _first_event(process, log=log, seconds=None if standby else _READY_SECONDS)
+            said = _first_event(process, log=log, begin=begin, seconds=None if standby else _READY_SECONDS)
         except BaseException:
             _stop(process)
             raise
@@ -131,7 +133,15 @@ def _stop(process: SimulatedProcess) -> None:
             process.wait(timeout=_STOP_SECONDS)
 
 
-def _first_event(process: SimulatedProcess, *, log: Path, seconds: float | None) -> dict[str, object]:
+def _last_words(log: Path, begin: int) -> str:
+    with log.open("rb") as stream:
+        stream.seek(max(begin, log.stat().st_size - _MAX_LINE))
+        lines = stream.read(_MAX_LINE).decode(errors="replace").split("\n")
+    said = [line.strip() for line in lines if line.strip()]
+    return f": {said[-1][:_MAX_WORDS]}" if said else ""
+
+
+def _first_event(process: SimulatedProcess, *, log: Path, begin: int, seconds: float | None) -> dict[str, object]:
     """Return what a process says when it is ready, and keep its output flowing ever after."""
     events: queue.Queue[dict[str, object] | None] = queue.Queue()
 
@@ -155,7 +165,10 @@ def _first_event(process: SimulatedProcess, *, log: Path, seconds: float | None)
             f"the broker said nothing for {time.monotonic() - started:.0f} s", hint=f"is the machine busy? see {log}"
         ) from error
     if said is None:
-        raise BrokerStartError("the broker ended before it was ready", hint=f"see {log}")
+        raise BrokerStartError(
+            f"the broker ended before it was ready{_last_words(log, begin)}",
+            hint=f"all that it said is in {log}; after an update run scripts/setup again",
+        )
     if said["event"] != "ready":
         message = str(said.get("message") or "the broker did not start")
         raise BrokerStartError(message, hint=str(said.get("hint") or f"see {log}"))

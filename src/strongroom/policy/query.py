@@ -104,6 +104,8 @@ def _parse(text: str, dialect: str) -> exp.Query:
         raise QueryError([f"the program has {len(statements)} statements, must be one SELECT"])
     (query,) = statements
     if not isinstance(query, exp.Select | exp.SetOperation):
+        if isinstance(query, exp.Condition | exp.Alias):  # such as a SELECT whose first word is misspelt
+            raise QueryError(["the program is an expression and no statement, must be one SELECT"])
         raise QueryError([f"the program is a {query.key.upper()} statement, must be one SELECT"])
     return query
 

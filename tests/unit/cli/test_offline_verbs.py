@@ -104,6 +104,14 @@ def test_encrypt_with_the_wrong_password_leaves_nothing_behind(desk: Path, capsy
     assert not (desk / "never").exists()
 
 
+def test_files_are_counted_as_files(desk: Path, capsys: Told) -> None:
+    (desk / "model").mkdir()
+    (desk / "model/weights.json").write_text("[1, 2]")
+    words = ["encrypt", str(desk / "model"), "--files", "--dataset", "model", "--to", str(desk / "sealed-model")]
+    assert run([*words, *at(desk)]) == 0
+    assert "model version 1: 1 file\n" in capsys.readouterr().out
+
+
 def test_policy_is_written_checked_and_signed(desk: Path, capsys: Told) -> None:
     policy, signed, program = desk / "policy.toml", desk / "policy.json", desk / "query.sql"
     program.write_text("SELECT 1")
@@ -120,6 +128,13 @@ def test_policy_is_written_checked_and_signed(desk: Path, capsys: Told) -> None:
     assert seen["kind"] == "signed policy"
     assert "allow_simulated = true" in policy.read_text()
     assert answer(words, capsys, code=2)["error"]["message"].endswith("exists already")
+
+
+def test_expired_policy_is_told_before_it_goes_to_a_broker(desk: Path, capsys: Told) -> None:
+    text = re.sub(r"^expires = .*$", "expires = 2020-01-31T00:00:00Z", (desk / "policy.toml").read_text(), flags=re.M)
+    (desk / "old.toml").write_text(text)
+    assert run(["permit", str(desk / "old.toml"), "--check"]) == 0
+    assert "it expired at 2020-01-31T00:00:00Z and permits nothing" in capsys.readouterr().err
 
 
 def test_policy_with_mistakes_is_not_signed_and_every_mistake_is_told(desk: Path, capsys: Told) -> None:
@@ -170,6 +185,17 @@ def test_dry_run_shows_what_would_be_created_and_no_secret(desk: Path, capsys: T
     assert [process["role"] for process in plan["processes"]] == ["driver", "egress"]
     assert plan["inputs"]["people"]["columns"] == ["city"]
     assert not {"key", "secret", "password", "ticket"} & set(re.findall(r"[a-z]+", json.dumps(plan)))
+
+
+def test_mistyped_platform_is_not_made_anew_and_trusted_by_nobody(desk: Path, capsys: Told) -> None:
+    for words in (
+        ["submit", str(desk / "job.toml")],
+        ["worker", "join", "--listen", "127.0.0.1:0", "--jobs", str(desk)],
+    ):
+        admit = ["--admit", str(answer(identity(desk), capsys)["party"])] if words[0] == "worker" else at(desk)
+        told = answer([*words, "--platform", str(desk / "elsewhere"), *admit], capsys, code=UsageError.exit_code)
+        assert told["error"]["message"].endswith("elsewhere holds no simulated platform")
+        assert not (desk / "elsewhere").exists()
 
 
 def test_kubernetes_without_settings_is_refused_in_words(desk: Path, capsys: Told) -> None:

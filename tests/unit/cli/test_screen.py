@@ -7,6 +7,7 @@ import json
 import pytest
 
 from strongroom.cli.screen import Screen
+from strongroom.cli.submit import tell_event
 from strongroom.errors import RefusedError
 
 
@@ -37,6 +38,13 @@ def test_no_colour_and_no_bar_where_nobody_watches(capsys: pytest.CaptureFixture
         advance(5, 10)
     told = capsys.readouterr()
     assert told.err == "simulated TEE: it behaves like the real one and protects nothing\n"
+
+
+def test_what_a_job_says_is_told_in_words(capsys: pytest.CaptureFixture[str]) -> None:
+    tell_event(Screen(as_json=True), "driver-attested", {"seconds": 0.02267436199963413, "simulated": True})
+    tell_event(Screen(as_json=True), "driver-attested", {"seconds": 1.0, "simulated": False})
+    told = capsys.readouterr()
+    assert told.err == "driver attested: 0.023 s, simulated\ndriver attested: 1.000 s, not simulated\n"
 
 
 def test_long_lines_are_not_broken_so_that_they_can_be_copied(capsys: pytest.CaptureFixture[str]) -> None:

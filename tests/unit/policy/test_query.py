@@ -86,6 +86,7 @@ def test_results_keep_the_names_that_the_analyst_wrote(fused: FusedPolicy, engin
         ("PRAGMA database_list", "is a PRAGMA statement"),
         ("SET memory_limit = '1GB'", "is a SET statement"),
         ("VALUES (1)", "is a VALUES statement"),
+        ("SELEC id", "is an expression and no statement, must be one SELECT"),
         ("SELECT FROM WHERE", "cannot be read as SQL"),
         ("SELECT 'unfinished", "cannot be read as SQL"),
         ("SELECT * FROM nowhere", "table 'nowhere' is not an input of the job, must be one of people, shop"),

@@ -30,6 +30,8 @@ from strongroom.errors import UsageError
 
 TeeKind = Literal["sgx", "tdx"]
 
+_SEED = "seed"
+
 
 class SimulatedPlatform:
     """A machine with a TEE that protects nothing, kept in ``directory``; ``faults`` are what is wrong with it."""
@@ -49,6 +51,15 @@ class SimulatedPlatform:
         self._counters = Counters(self.directory / "counters")
         self._spawner: Spawner | None = None
         self._lock = threading.Lock()
+
+    @classmethod
+    def found_in(cls, directory: Path, *, tee: TeeKind = "sgx") -> SimulatedPlatform:
+        """Return the platform that a broker started in ``directory``; raise UsageError where none is, and make none."""
+        if not (directory / _SEED).is_file():
+            raise UsageError(
+                f"{directory} holds no simulated platform", hint="name the folder that the broker was started with"
+            )
+        return cls(directory, tee=tee)
 
     @property
     def root_der(self) -> bytes:
@@ -169,7 +180,7 @@ def _parse_job(job_digest: str) -> bytes:
 
 def _load_seed(directory: Path) -> bytes:
     """Return the directory's seed, made at the first use; only its owner may read it."""
-    path = directory / "seed"
+    path = directory / _SEED
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not path.exists():

@@ -182,7 +182,11 @@ class OwnersDoor:
             if dataset.name == name and version in {0, dataset.version} and dataset.owner == owner.party
         ]
         if not targets:
-            raise ConflictError(f"{owner.party} has no dataset {name!r}" + (f", version {version}" if version else ""))
+            own = sorted(key for key, dataset in self._desk.state.datasets.items() if dataset.owner == owner.party)
+            raise ConflictError(
+                f"{owner.party} has no dataset {name!r}" + (f", version {version}" if version else ""),
+                hint=f"registered here: {', '.join(own)}" if own else "no dataset of this party is registered here",
+            )
         written = await self._desk.write(
             EntryKind.REVOCATION,
             {
