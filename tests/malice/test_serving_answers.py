@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from strongroom.digests import parse_text
 from strongroom.errors import StrongroomError, UsageError
 from strongroom.policy.document import Quota, ServingRules
 from strongroom.serving.answers import AnswerRefusedError, limit_outputs, limit_pieces, round_scores
@@ -197,4 +198,33 @@ def test_request_that_breaks_the_program_leaves_it_to_answer_others(returned):
         line.ask({"x": np.array([1.0])}, rows=1)
     outputs, _ = line.ask({"x": np.array([0.0])}, rows=1)
     assert outputs["score"].tolist() == [0.0]
+    model.close(UsageError("over"))
+
+
+def test_error_of_ours_that_a_program_provokes_does_not_carry_its_words_out():
+    def predict(_model, _inputs):
+        parse_text("row 17: 54 years")
+
+    def chat(_model, _messages, _settings):
+        yield parse_text("row 17: 54 years")
+
+    with pytest.raises(StrongroomError, match="row 17"):
+        parse_text("row 17: 54 years")
+    model, line = model_of(predict=predict, chat=chat)
+    for ask in (lambda: line.ask({"x": np.zeros(1)}, rows=1), lambda: list(model.chat(model.loaded, [], {}))):
+        with pytest.raises(StrongroomError) as caught:
+            ask()
+        assert "row 17" not in f"{caught.value.message} {caught.value.hint}"
+    model.close(UsageError("over"))
+
+
+def test_answer_that_is_no_array_says_nothing_while_it_is_looked_at():
+    class Talkative:
+        def __array__(self, *_):
+            raise AnswerRefusedError("no", reasons=("row 17: 54 years",))
+
+    model, line = model_of(predict=lambda _model, _inputs: {"score": Talkative()})
+    with pytest.raises(StrongroomError) as caught:
+        line.ask({"x": np.zeros(1)}, rows=1)
+    assert "row 17" not in f"{caught.value} {getattr(caught.value, 'reasons', '')}"
     model.close(UsageError("over"))

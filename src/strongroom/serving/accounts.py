@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
+from strongroom.broker.names import MOST_WANTED
 from strongroom.broker.workload_session import OpenedWindow
 from strongroom.digests import digest
 from strongroom.errors import LedgerError, RefusedError, StrongroomError, TransportError
@@ -140,7 +141,9 @@ class Accounts:
                 raise _too_many(caller, int(until - now) + 1)
             if now >= self._ends or self._credit.get(caller, 0) < answers:
                 if self._credit.get(caller, 0) < answers:
-                    self._wanted[caller] = max(2 * self._wanted.get(caller, 0), answers + LEAST_CREDIT)
+                    self._wanted[caller] = min(
+                        MOST_WANTED, max(2 * self._wanted.get(caller, 0), answers + LEAST_CREDIT)
+                    )
                 self._turn(opens=True)
             if self._credit.get(caller, 0) < answers:
                 self._refused += 1
@@ -221,7 +224,8 @@ class Accounts:
         self._ends = asked + opened.seconds if opens else 0.0
         for caller in self._credit:
             self._credit[caller] = opened.allowed.get(caller, 0)
-            self._wanted[caller] = max(LEAST_CREDIT, 2 * (frozen or {}).get("spent", {}).get(caller, 0))
+            spent = (frozen or {}).get("spent", {}).get(caller, 0)
+            self._wanted[caller] = min(MOST_WANTED, max(LEAST_CREDIT, 2 * spent))
             if caller in opened.retry_after:
                 self._exhausted[caller] = asked, asked + opened.retry_after[caller]
             else:

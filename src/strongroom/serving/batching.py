@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from strongroom.errors import StrongroomError, TransportError
+from strongroom.workload.ending import describe_defect
 
 ANSWER_SECONDS: Final = 60.0
 _LOOK_SECONDS: Final = 0.5
@@ -136,9 +137,10 @@ def compute(batch: Sequence[Asked], run: Callable[[Arrays, int], tuple[Arrays, s
             one.outputs = {name: values[at : at + one.rows] for name, values in outputs.items()}
             one.version = version
             at += one.rows
-    except StrongroomError as error:
+    except Exception as error:  # noqa: BLE001  whatever it was, the next batch is computed
+        trouble = error if isinstance(error, StrongroomError) else describe_defect(error)
         for one in batch:
-            one.error = error
+            one.error = trouble
     finally:
         for one in batch:
             if one.outputs is None and one.error is None:

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+import numpy as np
+
 from strongroom.errors import StrongroomError, UsageError
 from strongroom.policy.document import ServingRules
 from strongroom.serving.answers import limit_outputs
@@ -23,7 +25,7 @@ from strongroom.serving.declared import Declared, read_declared
 from strongroom.workload.collectives import guard_collectives
 from strongroom.workload.confinement import confine
 from strongroom.workload.files import InputFiles
-from strongroom.workload.program import describe_failure
+from strongroom.workload.program import describe_failure, describe_raise
 
 CHAT_THREADS: Final = 2
 PIECE_SECONDS: Final = 60.0
@@ -173,11 +175,12 @@ class Model:
         if loaded.predict is None:
             raise UsageError("this model only chats", hint="POST /v1/chat/completions")
         try:
-            outputs = loaded.predict(loaded.model, dict(inputs))
-            limited = limit_outputs(outputs, rows=rows, rules=self._rules, declared=loaded.declared)
-        except BaseException as error:  # whatever the program raises or returns, the next request is answered
-            raise describe_failure(error) from error
-        return limited, loaded.version
+            given = loaded.predict(loaded.model, dict(inputs))
+            # Plain arrays: from here on nothing of the program is called, so what is raised below is ours.
+            outputs = {name: np.asarray(one) for name, one in given.items()} if isinstance(given, Mapping) else {}
+        except BaseException as error:
+            raise describe_raise(error) from error  # a program can have any function of ours say what it likes
+        return limit_outputs(outputs, rows=rows, rules=self._rules, declared=loaded.declared), loaded.version
 
     def _talk(self) -> None:
         while not self._over.is_set():
@@ -207,7 +210,7 @@ class _Talk:
                     return
             self._say(_END, over)
         except BaseException as error:  # noqa: BLE001  whatever the program raises is told as what may be said of it
-            self._say((None, describe_failure(error)), over)
+            self._say((None, describe_raise(error)), over)
 
     def pieces(self) -> Iterator[str]:
         """Yield the pieces; raise what went wrong."""

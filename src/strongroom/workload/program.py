@@ -124,6 +124,11 @@ def describe_failure(error: BaseException) -> StrongroomError:
     for ours in (error, error.__cause__):
         if isinstance(ours, StrongroomError) and _is_own(ours):
             return ours
+    return describe_raise(error)
+
+
+def describe_raise(error: BaseException) -> ProgramError:
+    """Return what may be said outside about ``error`` where not even what Strongroom said may be quoted."""
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == _FILE]
     where = f"line {lines[-1]} of the program" if lines else "the program"
     return ProgramError(

@@ -4,6 +4,7 @@ import base64
 
 import pytest
 
+from strongroom.broker.names import MOST_WANTED
 from strongroom.broker.workload_session import OpenedWindow
 from strongroom.errors import LedgerError, RefusedError, TransportError
 from strongroom.serving.accounts import (
@@ -186,3 +187,13 @@ def test_every_window_brings_what_the_owners_permit_then():
 def test_place_of_a_receipt_that_is_no_place_is_nobodys():
     accounts, _, _ = opened()
     assert accounts.receipt("9" * 5000 + ".1", caller=ANN) is None
+
+
+def test_callers_who_ask_while_the_broker_is_away_do_not_ask_it_for_more_than_it_hears():
+    accounts, book, _ = opened()
+    book.failures = [TransportError("cut off")] * 40
+    for _ in range(40):
+        with pytest.raises(AccountsError):
+            accounts.spend(ANN, 1)
+    accounts.spend(ANN, 1)
+    assert book.asked[-1][2][ANN] == MOST_WANTED

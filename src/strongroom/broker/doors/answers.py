@@ -14,6 +14,7 @@ from typing import Any
 
 from strongroom.attestation.roles import Role
 from strongroom.broker.desk import ConflictError, Desk, StrangerError
+from strongroom.broker.names import MOST_WANTED
 from strongroom.broker.records import ANSWERS, Job, text_change
 from strongroom.broker.requests import MalformedRequestError, Message, encode64
 from strongroom.broker.sessions import Session
@@ -25,7 +26,6 @@ from strongroom.policy.fusion import fuse
 
 WINDOW_SECONDS = 5
 ROOT_BYTES = 32
-MOST_WANTED = 1_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
