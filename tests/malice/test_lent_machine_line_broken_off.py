@@ -1,5 +1,6 @@
 """A launcher, or the machine it talks to, breaks the rules of the line to have places lost or a job wait for ever."""
 
+import contextlib
 import socket
 import struct
 import subprocess
@@ -31,16 +32,33 @@ class SlowHost:
         return subprocess.Popen([sys.executable, "-S", "-c", "input()"], stdin=-1, stdout=stdout, stderr=stderr)
 
 
-def test_launcher_that_hangs_up_while_its_process_starts_takes_no_place_with_it(tmp_path):
-    host = SlowHost()
-    agent = HostAgent(
+def lend(host, directory):
+    return HostAgent(
         host,
-        certificate=AgentCertificate.keep(tmp_path / "agent"),
+        certificate=AgentCertificate.keep(directory / "agent"),
         admits=[ANALYST.party],
-        jobs=tmp_path,
-        logs=tmp_path / "logs",
+        jobs=directory,
+        logs=directory / "logs",
         most=1,
     )
+
+
+def test_strangers_that_say_nothing_keep_no_launcher_out(tmp_path):
+    agent = lend(SlowHost(), tmp_path)
+    address = agent.listen(("127.0.0.1", 0))
+    with contextlib.ExitStack() as silent:
+        silent.callback(agent.close)
+        for _ in range(150):
+            silent.enter_context(socket.create_connection(address, timeout=10))
+        begun = time.monotonic()
+        line, _ = connect(address, certificate=agent.certificate.digest, key=ANALYST, job_digest=JOB)
+        line.close()
+    assert time.monotonic() - begun < 9  # before any of the strangers' time was over
+
+
+def test_launcher_that_hangs_up_while_its_process_starts_takes_no_place_with_it(tmp_path):
+    host = SlowHost()
+    agent = lend(host, tmp_path)
     address = agent.listen(("127.0.0.1", 0))
     try:
         line, most = connect(address, certificate=agent.certificate.digest, key=ANALYST, job_digest=JOB)

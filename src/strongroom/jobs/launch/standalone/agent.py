@@ -13,7 +13,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ _ENGINES = ("embedded", "spark")
 _NAME = re.compile(r"^[a-z]{1,16}-?[0-9]{0,9}$")
 _ADDRESS = re.compile(r"^[0-9A-Za-z.:-]{1,255}:[0-9]{1,5}$")
 _MOST_LINES = 64
+_MOST_NEWCOMERS = 64
 
 
 class HostAgent:
@@ -65,6 +66,7 @@ class HostAgent:
         self._on_event = on_event
         self._running = 0
         self._lines: set[ControlLine] = set()
+        self._newcomers: dict[socket.socket, None] = {}  # in the order in which they came
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
 
@@ -108,7 +110,7 @@ class HostAgent:
             self._running -= 1
 
     def _accept(self, listening: socket.socket) -> None:
-        waiting = threading.Semaphore(_MOST_LINES)
+        free = threading.Semaphore(_MOST_LINES)
         while True:
             try:
                 plain, peer = listening.accept()
@@ -117,19 +119,39 @@ class HostAgent:
                     return
                 time.sleep(0.05)  # out of descriptors: let some lines end
                 continue
-            if not waiting.acquire(blocking=False):
-                plain.close()
-                continue
-            threading.Thread(target=self._serve, args=(plain, peer[0], waiting), daemon=True).start()
+            threading.Thread(target=self._serve, args=(plain, peer[0], free), daemon=True).start()
 
-    def _serve(self, plain: socket.socket, peer: str, waiting: threading.Semaphore) -> None:
+    @contextlib.contextmanager
+    def _hear_out(self, plain: socket.socket) -> Iterator[None]:
+        """Hear one newcomer out; when too many are heard at once, the one that takes longest is hung up on."""
+        handle = plain.dup()  # the socket itself becomes the line's
+        with self._lock:
+            self._newcomers[handle] = None
+            stale = next(iter(self._newcomers)) if len(self._newcomers) > _MOST_NEWCOMERS else None
+            if stale is not None:
+                del self._newcomers[stale]
         try:
-            line, job = self.certificate.accept(plain, admits=self._admits)
+            if stale is not None:
+                with contextlib.suppress(OSError):
+                    stale.shutdown(socket.SHUT_RDWR)
+            yield
+        finally:
+            with self._lock:
+                self._newcomers.pop(handle, None)
+            handle.close()
+
+    def _serve(self, plain: socket.socket, peer: str, free: threading.Semaphore) -> None:
+        try:
+            with self._hear_out(plain):
+                line, job = self.certificate.accept(plain, admits=self._admits)
         except (StrongroomError, OSError) as error:
             plain.close()
             why = error.message if isinstance(error, StrongroomError) else "it does not speak TLS 1.3"
             self._on_event("stranger-refused", {"peer": peer, "why": why})
-            waiting.release()
+            return
+        if not free.acquire(blocking=False):
+            line.close()
+            self._on_event("job-left", {"job": job, "why": f"{_MOST_LINES} jobs are here already"})
             return
         with self._lock:
             self._lines.add(line)
@@ -145,7 +167,7 @@ class HostAgent:
                 self._lines.discard(line)
             line.close()
             session.end()
-            waiting.release()
+            free.release()
 
 
 class _Session:
