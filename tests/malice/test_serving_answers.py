@@ -89,6 +89,13 @@ def test_only_the_largest_scores_leave_where_the_owner_bounds_them():
     assert found["a_index"].tolist() == [[1], [0]]
 
 
+def test_scores_beyond_those_permitted_do_not_leave_under_several_names():
+    row = np.array([[0.1, 0.7, 0.2], [0.6, 0.1, 0.3]])
+    told = refused({"a": row, "b": row, "c": row[:, 0]}, "scores", top=2)
+    assert told == "the outputs together hold more scores in a row than the 2 permitted"
+    assert limited({"a": row[:, 0], "b": row[:, 1]}, "scores", top=2)
+
+
 def test_everything_else_has_no_way_out():
     assert "neither a label nor a score" in refused({"a": np.array([1j, 0])}, "scores", "labels")
     assert "no closed list" in refused({"a": np.array([b"rows", b"rows"], dtype=object)}, "scores", "labels")

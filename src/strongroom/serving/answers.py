@@ -51,6 +51,9 @@ def limit_outputs(
             reasons.extend(_limit_labels(name, values, rules, declared.labels.get(name, ()), found))
         else:
             reasons.append(f"output {name!r} holds what is neither a label nor a score")
+    in_a_row = sum(1 if one.ndim == _FLAT else one.shape[1] for one in found.values() if one.dtype.kind == "f")
+    if rules.top is not None and in_a_row > rules.top:
+        reasons.append(f"the outputs together hold more scores in a row than the {rules.top} permitted")
     if reasons:
         raise AnswerRefusedError("the answer may not leave", reasons=reasons)
     return found
