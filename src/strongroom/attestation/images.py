@@ -26,6 +26,7 @@ _COMPRESSED: Final = {
     "application/vnd.oci.image.layer.v1.tar+gzip": True,
 }
 _WHITEOUT: Final = ".wh."
+_WHITEOUT_ALL: Final = ".wh..wh..opq"
 _CHUNK: Final = 1 << 20
 
 
@@ -140,8 +141,10 @@ def _lay(tar: tarfile.TarFile, into: Path, wanted: Callable[[str], bool]) -> Non
             raise ImageError(f"a layer names {entry.name[:80]!r}, which leads elsewhere")
         above, _, last = name.rpartition("/")
         if last.startswith(_WHITEOUT):  # the layer takes away what those below it had
-            hidden = into / above if last == ".wh..wh..opq" else into / above / last.removeprefix(_WHITEOUT)
-            _remove(hidden)
+            hidden = "" if last == _WHITEOUT_ALL else last.removeprefix(_WHITEOUT)
+            if hidden in (".", "..") or (not hidden and last != _WHITEOUT_ALL):
+                raise ImageError(f"a layer names {entry.name[:80]!r}, which leads elsewhere")
+            _remove(into / above / hidden)
             continue
         target = into / name
         if entry.isdir() or not wanted(name):
