@@ -34,6 +34,7 @@ from strongroom.policy.document import ServingRules
 from strongroom.policy.fusion import FusedPolicy
 from strongroom.serving.accounts import Accounts
 from strongroom.serving.batching import Batcher, BusyError
+from strongroom.serving.connections import Connections
 from strongroom.serving.endpoint_calls import CALL
 from strongroom.serving.http import Stream, serve_http
 from strongroom.serving.model import Model
@@ -81,7 +82,7 @@ class Endpoint:
         self._model: Model | None = None
         self._accounts: Accounts | None = None
         self._spec: JobSpec | None = None
-        self._open: set[AttestedChannel] = set()
+        self._connections = Connections()
         self._busy = 0
         self._changed = threading.Condition()
         self._stopping = threading.Event()
@@ -229,6 +230,7 @@ class Endpoint:
             with contextlib.suppress(StrongroomError):
                 channel.send(encode_failure(error))
             channel.close()
+            self._connections.drop(channel)
             return
         self._answer(channel, caller)
 
@@ -245,6 +247,7 @@ class Endpoint:
                 reasons=(f"{party} is not among the callers that the job and every owner's policy name",),
                 hint="ask the owners to name you in [serving] callers, and the analyst in the job's recipients",
             )
+        self._connections.take(channel, caller=party.fingerprint)
         return Caller(
             party.fingerprint,
             name=spec.name,
@@ -256,8 +259,6 @@ class Endpoint:
 
     def _answer(self, channel: AttestedChannel, caller: Caller) -> None:
         ends = time.monotonic() + CHANNEL_SECONDS
-        with self._changed:
-            self._open.add(channel)
         try:
             serve_http(
                 ChannelStream(channel),
@@ -266,8 +267,7 @@ class Endpoint:
                 busy=self._count,
             )
         finally:
-            with self._changed:
-                self._open.discard(channel)
+            self._connections.drop(channel)
 
     def _count(self, busy: bool) -> None:
         if busy:
@@ -288,15 +288,9 @@ class Endpoint:
         self._ring.wipe("; ".join(reasons))
         if self._model is not None:
             self._model.close(error)
-        self._hang_up()
+        self._connections.close()
         self._fail(error)
         end_now(self.close, code=_EXIT_REFUSED)
-
-    def _hang_up(self) -> None:
-        with self._changed:
-            channels = list(self._open)
-        for channel in channels:
-            channel.close()
 
     def _fail(self, error: StrongroomError) -> None:
         failure = encode_failure(error)
@@ -317,7 +311,7 @@ class Endpoint:
                 with contextlib.suppress(StrongroomError):
                     self._accounts.close()
             self._ring.wipe("the endpoint is over")
-            self._hang_up()
+            self._connections.close()
             self._tell("done")
             self._host.say("finished")
             self._clients.close()
