@@ -61,6 +61,7 @@ async def main() -> None:
 
         for task in (keeping, listening):
             task.cancel()
+        await asyncio.gather(keeping, listening, return_exceptions=True)
         driver.close()
         worker.close()
 

@@ -71,3 +71,28 @@ def test_values_in_results_are_not_html():
     assert "<b>" not in card.replace("<b>&lt;i&gt;</b>", "")
     assert "1,234,567" in card
     assert "<script>" not in show_refusal("<script>", reasons=("<script>",), hint="<script>")
+
+
+def test_reasons_are_told_once_and_with_what_to_do():
+    from IPython.core.interactiveshell import InteractiveShell
+    from IPython.utils.capture import capture_output
+
+    from strongroom.errors import RefusedError
+    from strongroom.notebook.session import Session
+
+    class Refusing(Session):
+        def __init__(self):
+            """Be of no broker: every query is refused, as a driver says it."""
+
+        def run(self, text, *, kind="sql"):
+            told = "the query is refused for 2 reasons:\n  1. single rows\n  2. MAX is one reading"
+            raise RefusedError(told, reasons=("single rows", "MAX is one reading"), hint="change the query")
+
+    shell = InteractiveShell.instance()
+    shell.run_line_magic("load_ext", "strongroom.notebook")
+    shell.user_ns["session"] = Refusing()
+    with capture_output() as seen:
+        assert not shell.run_cell("%%strongroom worst\nSELECT max(load) FROM plant").success
+    (card,) = seen.outputs
+    assert all(card.data[kind].count("MAX is one reading") == 1 for kind in ("text/html", "text/plain"))
+    assert card.data["text/plain"].endswith("- MAX is one reading\nhint: change the query")

@@ -123,7 +123,7 @@ def audit(
 
 
 def _line(number: int, entry: Entry) -> str:
-    facts = ", ".join(f"{name}={_short(value)}" for name, value in entry.facts.items())
+    facts = ", ".join(f"{name}={_short(value)}" for name, value in entry.facts.items() if value != "")
     reasons = "".join(f"\n{'':10}- {reason}" for reason in entry.reasons)
     return f"{number:6}  {entry.time:%Y-%m-%d %H:%M:%S}  {entry.kind.value:10} {facts}{reasons}"
 

@@ -117,10 +117,12 @@ def _context(path: tuple[str, ...]) -> click.Context:
 
 
 def _tree(error: type[StrongroomError], depth: int) -> Iterator[tuple[int, type[StrongroomError]]]:
-    yield depth, error
+    private = error.__name__.startswith("_")  # never raised to anybody: what derives from it stands in its place
+    if not private:
+        yield depth, error
     for child in sorted(error.__subclasses__(), key=lambda found: (found.__module__, found.__name__)):
         if child.__module__.startswith("strongroom."):
-            yield from _tree(child, depth + 1)
+            yield from _tree(child, depth if private else depth + 1)
 
 
 def _import_every_room() -> None:

@@ -45,12 +45,13 @@ def show_table(table: pa.Table, *, title: str, facts: Sequence[str], simulated: 
 
 def show_refusal(message: str, *, reasons: Sequence[str], hint: str = "") -> str:
     """Return a refusal as a card that lists every reason."""
-    listed = "".join(f'<li style="margin:2px 0">{_text(reason)}</li>' for reason in reasons)
+    items = "".join(f'<li style="margin:2px 0">{_text(reason)}</li>' for reason in reasons)
+    listed = f'<ol style="margin:4px 0 4px 18px;padding:0">{items}</ol>' if items else ""
     todo = f'<div style="{_QUIET}">{_text(hint)}</div>' if hint else ""
     return (
         f'<div style="{_CARD};border-left:4px solid #c53030"><div style="{_HEAD}"><span style="{_RED}">refused</span>'
         f"<span>{_text(message.removeprefix('refused: '))}</span></div>"
-        f'<ol style="margin:4px 0 4px 18px;padding:0">{listed}</ol>{todo}</div>'
+        f"{listed}{todo}</div>"
     )
 
 

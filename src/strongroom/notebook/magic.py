@@ -36,10 +36,8 @@ def add_magic(shell: InteractiveShell) -> None:
     def strongroom(line: str, cell: str) -> Result:
         try:
             return _run(shell, line, cell)
-        except RefusedError as error:
-            _show(show_refusal(error.message, reasons=error.reasons or (error.message,), hint=error.hint), error)
         except StrongroomError as error:
-            _show(show_refusal(error.message, reasons=(error.message,), hint=error.hint), error)
+            _show(error)
 
     shell.register_magic_function(strongroom, magic_kind="cell", magic_name="strongroom")
 
@@ -64,9 +62,14 @@ def _run(shell: InteractiveShell, line: str, cell: str) -> Result:
     return result
 
 
-def _show(card: str, error: StrongroomError) -> NoReturn:
+def _show(error: StrongroomError) -> NoReturn:
     from IPython.display import display
 
-    plain = "\n".join([error.message, *(f"- {reason}" for reason in getattr(error, "reasons", ()))])
+    reasons = error.reasons if isinstance(error, RefusedError) else ()
+    # A message may repeat its reasons below its first line, for where there is no list of them.
+    message = error.message.partition("\n")[0] if reasons else error.message
+    hint = [f"hint: {error.hint}"] if error.hint else []
+    plain = "\n".join([message, *(f"- {reason}" for reason in reasons), *hint])
+    card = show_refusal(message, reasons=reasons, hint=error.hint)
     display({"text/html": card, "text/plain": plain}, raw=True)
     raise CellStoppedError(error.message) from None

@@ -16,3 +16,4 @@ def test_the_example_attests_talks_renews_and_issues() -> None:
         "the worker's evidence was renewed",
     ]
     assert "issued to a worker until" in done.stdout
+    assert done.stderr == ""
