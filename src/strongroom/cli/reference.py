@@ -117,7 +117,7 @@ def _context(path: tuple[str, ...]) -> click.Context:
 
 
 def _tree(error: type[StrongroomError], depth: int) -> Iterator[tuple[int, type[StrongroomError]]]:
-    private = error.__name__.startswith("_")  # never raised to anybody: what derives from it stands in its place
+    private = error.__name__.startswith("_")  # what derives from it stands in its place
     if not private:
         yield depth, error
     for child in sorted(error.__subclasses__(), key=lambda found: (found.__module__, found.__name__)):

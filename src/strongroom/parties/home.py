@@ -25,7 +25,7 @@ from strongroom.envelope.wrapping import unwrap_key, wrap_key
 from strongroom.errors import EnvelopeError, UsageError
 from strongroom.ledger import CheckpointMemory
 from strongroom.parties.brokers import TrustedBroker, TrustSettingsError, parse_broker_url
-from strongroom.statements import PartyId, SigningKey, Statement
+from strongroom.statements import PartyId, SigningKey, Statement, StatementError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -108,6 +108,13 @@ class Home:
                 hint="an identity is never replaced; take another directory with --home",
             )
         signing, kem = SigningKey.generate(name=name), KemKey.generate()
+        try:
+            PartyId.parse(str(signing.party))
+        except StatementError as error:
+            raise UsageError(
+                f"no party can be called {name[:80]!r}",
+                hint="use 1 to 63 of a-z, 0-9 and -, beginning with a letter or a digit",
+            ) from error
         statement = sign_identity(signing, role=role, kem_public=kem.public, created=now)
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         # A master key without an identity was left by a run that was cut off; it is as good as a new one.

@@ -55,7 +55,7 @@ class Publication:
             with path.open("rb") as stream:
                 value: Any = json.loads(stream.read(_MOST_BYTES))
             if not isinstance(value, dict) or value.get("format") != FORMAT:
-                raise UsageError(f"{path} is not a published endpoint")
+                raise UsageError(f"{path} is not a published endpoint", hint="`strongroom serve` writes one")
             return cls.of(Statement.decode(value["statement"]), address=parse_address(str(value["address"])))
         except (OSError, ValueError, KeyError) as error:
             raise UsageError(f"{path} is not a published endpoint", hint="`strongroom serve` writes one") from error

@@ -60,6 +60,13 @@ def test_identity_without_a_role_says_which_there_are(tmp_path: Path, capsys: To
     assert "owner, analyst, auditor" in told["error"]["hint"]
 
 
+def test_name_that_no_party_can_have_leaves_no_home_behind(desk: Path, capsys: Told) -> None:
+    words = ["identity", "--name", "X Y", "--role", "owner", "--home", str(desk / "nameless")]
+    told = answer([*words, "--password-file", str(desk / "password")], capsys, code=UsageError.exit_code)
+    assert told["error"]["message"] == "no party can be called 'X Y'"
+    assert not (desk / "nameless").exists()
+
+
 def test_password_is_never_asked_for_without_a_terminal(tmp_path: Path, capsys: Told) -> None:
     told = answer(["identity", "--name", "a", "--role", "owner", "--home", str(tmp_path / "h")], capsys, code=2)
     assert told["error"]["hint"] == "name a file: --password-file FILE"

@@ -162,7 +162,7 @@ class OpenBaoCustody:
     def _read_key(self) -> dict[str, Any] | None:
         try:
             reply = self._call(lambda transit: transit.read_key(self._key, mount_point=self._mount))
-        except _AbsentError:
+        except AbsentKeyError:
             return None
         data = reply.get("data")
         if not isinstance(data, dict) or "latest_version" not in data:
@@ -192,7 +192,7 @@ class OpenBaoCustody:
                 hint="name the CA that signed it: ca=/path/ca.pem in the address, or VAULT_CACERT",
             ) from None
         except hvac.exceptions.InvalidPath as error:
-            raise _AbsentError(
+            raise AbsentKeyError(
                 f"{self._address} has no {self._mount}/{self._key}", hint="check mount and key"
             ) from error
         except (hvac.exceptions.Forbidden, hvac.exceptions.Unauthorized) as error:
@@ -247,7 +247,7 @@ class OpenBaoCustody:
         raise TypeError("custody cannot be pickled or copied")
 
 
-class _AbsentError(CustodyError):
+class AbsentKeyError(CustodyError):
     """There is no such key or mount."""
 
 
