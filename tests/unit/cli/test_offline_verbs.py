@@ -119,14 +119,19 @@ def test_files_are_counted_as_files(desk: Path, capsys: Told) -> None:
     assert "model version 1: 1 file\n" in capsys.readouterr().out
 
 
-def test_policy_is_written_checked_and_signed(desk: Path, capsys: Told) -> None:
-    policy, signed, program = desk / "policy.toml", desk / "policy.json", desk / "query.sql"
+def words_for_a_policy(policy: Path, desk: Path, told: Told) -> list[str]:
+    """Return the words that begin ``policy``, with what they name beside it."""
+    program, reference = policy.parent / "query.sql", policy.parent / "reference.json"
     program.write_text("SELECT 1")
-    party = str(answer(identity(desk), capsys)["party"])
-    reference = desk / "reference.json"
-    reference.write_text(json.dumps(answer(["measure"], capsys)))
+    party = str(answer(identity(desk), told)["party"])
+    reference.write_text(json.dumps(answer(["measure"], told)))
     words = ["permit", str(policy), "--init", "--dataset", "people", "--purpose", "study", "--analyst", party]
-    words += ["--program", str(program), "--measurements", str(reference), "--allow-simulated", *at(desk)]
+    return [*words, "--program", str(program), "--measurements", str(reference), "--allow-simulated", *at(desk)]
+
+
+def test_policy_is_written_checked_and_signed(desk: Path, tmp_path: Path, capsys: Told) -> None:
+    policy, signed = tmp_path / "policy.toml", tmp_path / "policy.json"
+    words = words_for_a_policy(policy, desk, capsys)
     answer(words, capsys)
     checked = answer(["permit", str(policy), "--check"], capsys)
     made = answer(["permit", str(policy), "--to", str(signed), *at(desk)], capsys)
@@ -137,10 +142,11 @@ def test_policy_is_written_checked_and_signed(desk: Path, capsys: Told) -> None:
     assert answer(words, capsys, code=2)["error"]["message"].endswith("exists already")
 
 
-def test_expired_policy_is_told_before_it_goes_to_a_broker(desk: Path, capsys: Told) -> None:
-    text = re.sub(r"^expires = .*$", "expires = 2020-01-31T00:00:00Z", (desk / "policy.toml").read_text(), flags=re.M)
-    (desk / "old.toml").write_text(text)
-    assert run(["permit", str(desk / "old.toml"), "--check"]) == 0
+def test_expired_policy_is_told_before_it_goes_to_a_broker(desk: Path, tmp_path: Path, capsys: Told) -> None:
+    policy = tmp_path / "policy.toml"
+    answer(words_for_a_policy(policy, desk, capsys), capsys)
+    policy.write_text(re.sub(r"^expires = .*$", "expires = 2020-01-31T00:00:00Z", policy.read_text(), flags=re.M))
+    assert run(["permit", str(policy), "--check"]) == 0
     assert "it expired at 2020-01-31T00:00:00Z and permits nothing" in capsys.readouterr().err
 
 
@@ -180,23 +186,29 @@ def test_broker_is_trusted_only_with_a_vendor_named(desk: Path, capsys: Told) ->
     assert answer(["broker", "list", *home], capsys)["brokers"] == []
 
 
-def test_dry_run_shows_what_would_be_created_and_no_secret(desk: Path, capsys: Told) -> None:
+@pytest.fixture
+def job(desk: Path, tmp_path: Path, capsys: Told) -> Path:
+    """A job of one query, as an analyst writes it."""
     party = str(answer(identity(desk), capsys)["party"])
-    (desk / "query.sql").write_text("SELECT city, count(*) AS n FROM people GROUP BY city")
-    (desk / "job.toml").write_text(
+    (tmp_path / "query.sql").write_text("SELECT city, count(*) AS n FROM people GROUP BY city")
+    (tmp_path / "job.toml").write_text(
         f'name = "ages"\nkind = "sql"\npurpose = "study"\nprogram = "query.sql"\n'
         f'[inputs.people]\nowner = "{party}"\nlocation = "{desk}/encrypted"\ncolumns = ["city"]\n'
         f'[outputs.ages]\nrecipients = ["{party}"]\n'
     )
-    plan = answer(["submit", str(desk / "job.toml"), "--dry-run"], capsys)
+    return tmp_path / "job.toml"
+
+
+def test_dry_run_shows_what_would_be_created_and_no_secret(job: Path, capsys: Told) -> None:
+    plan = answer(["submit", str(job), "--dry-run"], capsys)
     assert [process["role"] for process in plan["processes"]] == ["driver", "egress"]
     assert plan["inputs"]["people"]["columns"] == ["city"]
     assert not {"key", "secret", "password", "ticket"} & set(re.findall(r"[a-z]+", json.dumps(plan)))
 
 
-def test_mistyped_platform_is_not_made_anew_and_trusted_by_nobody(desk: Path, capsys: Told) -> None:
+def test_mistyped_platform_is_not_made_anew_and_trusted_by_nobody(desk: Path, job: Path, capsys: Told) -> None:
     for words in (
-        ["submit", str(desk / "job.toml")],
+        ["submit", str(job)],
         ["worker", "join", "--listen", "127.0.0.1:0", "--jobs", str(desk)],
     ):
         admit = ["--admit", str(answer(identity(desk), capsys)["party"])] if words[0] == "worker" else at(desk)
@@ -205,8 +217,8 @@ def test_mistyped_platform_is_not_made_anew_and_trusted_by_nobody(desk: Path, ca
         assert not (desk / "elsewhere").exists()
 
 
-def test_kubernetes_without_settings_is_refused_in_words(desk: Path, capsys: Told) -> None:
-    told = answer(["submit", str(desk / "job.toml"), "--cluster", "k8s", *at(desk)], capsys, code=UsageError.exit_code)
+def test_kubernetes_without_settings_is_refused_in_words(desk: Path, job: Path, capsys: Told) -> None:
+    told = answer(["submit", str(job), "--cluster", "k8s", *at(desk)], capsys, code=UsageError.exit_code)
     assert "--settings" in told["error"]["hint"]
 
 
