@@ -8,8 +8,9 @@ from __future__ import annotations
 from typing import Protocol
 
 from strongroom.attestation.anchors import TrustAnchor
-from strongroom.attestation.appraisal import CollateralSource
+from strongroom.attestation.appraisal import AppraisalPolicy, CollateralSource, Verifier
 from strongroom.attestation.evidence import Evidence, TeeName
+from strongroom.attestation.memory import CollateralMemory
 from strongroom.errors import StrongroomError
 
 
@@ -74,3 +75,16 @@ class Tee(Protocol):
     def counter(self, name: str) -> MonotonicCounter:
         """Return the monotonic counter called ``name``."""
         ...
+
+
+def verifier_within(tee: Tee) -> Verifier:
+    """Return a verifier of a job's peers, for a process in ``tee``: its anchor and collateral, a memory of its own.
+
+    TCB levels are left to the owners' policies, by which the broker rules.
+    """
+    return Verifier(
+        tee.anchor(),
+        tee.collateral_source(),
+        memory=CollateralMemory(),
+        policy=AppraisalPolicy.leaving_tcb_to_caller(),
+    )

@@ -19,10 +19,9 @@ from pathlib import Path
 from typing import Final
 
 from strongroom.attestation import providers
-from strongroom.attestation.appraisal import AppraisalPolicy, Verifier
 from strongroom.attestation.channel import AttestedChannel, Listener
-from strongroom.attestation.memory import CollateralMemory
 from strongroom.attestation.roles import Role
+from strongroom.attestation.tee import verifier_within
 from strongroom.attestation.workload_keys import WorkloadKeys
 from strongroom.broker.client import WorkloadSession
 from strongroom.broker.workload_session import Release
@@ -68,12 +67,7 @@ class Endpoint:
         self._host = host
         self._tee = providers.detect()
         self._keys = WorkloadKeys.generate()
-        self._verifier = Verifier(
-            self._tee.anchor(),
-            self._tee.collateral_source(),
-            memory=CollateralMemory(),
-            policy=AppraisalPolicy.leaving_tcb_to_caller(),
-        )
+        self._verifier = verifier_within(self._tee)
         self._ring = KeyRing()
         self._scratch = make_scratch()
         self._clients = Clients(lambda channel, said: take_over(channel, said, role="endpoint", digest=digest))

@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from strongroom.attestation import providers
-from strongroom.attestation.appraisal import AppraisalPolicy, Verifier
 from strongroom.attestation.channel import AttestedChannel, connect
-from strongroom.attestation.memory import CollateralMemory
 from strongroom.attestation.roles import Role
 from strongroom.attestation.secure_line import LineClosedError
+from strongroom.attestation.tee import verifier_within
 from strongroom.attestation.workload_keys import WorkloadKeys
 from strongroom.broker.client import BrokerClient
 from strongroom.digests import parse_text
@@ -61,12 +60,7 @@ class Member:
         self.tee = providers.detect()
         self.scratch = make_scratch()
         self.keys = WorkloadKeys.generate()
-        self.verifier = Verifier(
-            self.tee.anchor(),
-            self.tee.collateral_source(),
-            memory=CollateralMemory(),
-            policy=AppraisalPolicy.leaving_tcb_to_caller(),
-        )
+        self.verifier = verifier_within(self.tee)
         self.channel: AttestedChannel = knock(
             lambda: connect(
                 driver,
