@@ -12,18 +12,19 @@ import json
 import socket
 import ssl
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NoReturn, Self
 from urllib.parse import urlsplit
 
 import httpx
 import tenacity
 
-from strongroom.broker.names import CHECKPOINT_HEADER, SERVER_NAME
+from strongroom.broker.names import CHECKPOINT_HEADER, KNOWN_HEADER, PROOF_HEADER, SERVER_NAME
 from strongroom.broker.requests import decode64
 from strongroom.errors import EvidenceError, LedgerError, RefusedError, TransportError, UsageError
 from strongroom.ledger.checkpoint import LedgerKey, SignedCheckpoint
 from strongroom.ledger.memory import CheckpointMemory
-from strongroom.ledger.proofs import MAX_PROOF
+from strongroom.ledger.proofs import HASH_BYTES, MAX_PROOF
 
 MAX_ANSWER_BYTES = 32 << 20
 _CONNECT_SECONDS = 5.0
@@ -53,6 +54,17 @@ class _LostAnswerError(TransportError):
     """The connection broke after the request was sent; it may have been carried out."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Reply:
+    """What came back: status and object, the newest checkpoint, and the proof that it continues what was ``known``."""
+
+    status: int
+    value: dict[str, Any]
+    note: str
+    known: int
+    proof: bytes
+
+
 class Line:
     """A connection pool to one broker whose certificate is pinned."""
 
@@ -68,6 +80,7 @@ class Line:
         )
         self.memory: CheckpointMemory | None = None
         self.ledger: LedgerKey | None = None
+        self._known = 0  # told to the broker so that it can send the proof along; the memory alone decides
 
     @classmethod
     def open(cls, url: str) -> Self:
@@ -97,35 +110,48 @@ class Line:
             wait=tenacity.wait_exponential_jitter(multiplier=0.1, max=3.0),
             reraise=True,
         )
-        status, answer, note = retrying(self._send, path, encoded, headers or {})
+        reply: _Reply = retrying(self._send, path, encoded, headers or {})
         if self.memory is not None and self.ledger is not None:
-            self.check_checkpoint(note)
-        if status != httpx.codes.OK:
-            _raise(status, answer)
-        return answer
+            self._hold(reply.note, reply)
+        if reply.status != httpx.codes.OK:
+            _raise(reply.status, reply.value)
+        return reply.value
 
     def check_checkpoint(self, note: str) -> SignedCheckpoint:
         """Return the checkpoint in ``note`` after holding it against what is remembered."""
+        return self._hold(note, None)
+
+    def _hold(self, note: str, reply: _Reply | None) -> SignedCheckpoint:
+        """Hold ``note`` against the memory, by the proof that came with it if it is the one that is needed."""
         if self.memory is None or self.ledger is None:
             raise LedgerError("the broker's ledger key is not attested yet")
-        return self.memory.check(note, ledger=self.ledger, prove=self._prove)
+
+        def prove(first: int, second: int) -> list[bytes]:
+            if reply is not None and reply.proof and first == reply.known:
+                return [reply.proof[at : at + HASH_BYTES] for at in range(0, len(reply.proof), HASH_BYTES)]
+            return self._prove(first, second)
+
+        signed = self.memory.check(note, ledger=self.ledger, prove=prove)
+        self._known = max(self._known, signed.checkpoint.size)
+        return signed
 
     def close(self) -> None:
         """Close every connection."""
         self._http.close()
 
     def _prove(self, first: int, second: int) -> list[bytes]:
-        status, answer, _ = self._send("/v1/consistency", json.dumps({"first": first, "second": second}).encode(), {})
-        if status != httpx.codes.OK:
+        reply = self._send("/v1/consistency", json.dumps({"first": first, "second": second}).encode(), {})
+        if reply.status != httpx.codes.OK:
             raise LedgerError(f"the broker has no proof that its ledger of {second} entries continues that of {first}")
-        return parse_proof(answer)
+        return parse_proof(reply.value)
 
-    def _send(self, path: str, body: bytes, headers: Mapping[str, str]) -> tuple[int, dict[str, Any], str]:
+    def _send(self, path: str, body: bytes, headers: Mapping[str, str]) -> _Reply:
+        known = self._known
         try:
             answer = self._http.post(
                 path,
                 content=body,
-                headers={"content-type": "application/json", **headers},
+                headers={"content-type": "application/json", KNOWN_HEADER: str(known), **headers},
                 extensions={"sni_hostname": SERVER_NAME},
             )
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
@@ -142,11 +168,12 @@ class Line:
                 raise TransportError(f"an answer of {len(answer.content)} bytes")  # noqa: TRY301  told below
             value = json.loads(answer.content)
             note = base64.b64decode(answer.headers.get(CHECKPOINT_HEADER, ""), validate=True).decode()
+            proof = base64.b64decode(answer.headers.get(PROOF_HEADER, ""), validate=True)
             if not isinstance(value, dict):
                 raise TransportError("an answer that is not an object")  # noqa: TRY301  told below
         except (ValueError, RecursionError, binascii.Error, TransportError) as error:
             raise TransportError(f"what answers at {self.url}{path} is not a broker") from error
-        return answer.status_code, value, note
+        return _Reply(status=answer.status_code, value=value, note=note, known=known, proof=proof)
 
 
 def parse_proof(answer: Mapping[str, Any]) -> list[bytes]:

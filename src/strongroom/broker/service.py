@@ -18,8 +18,8 @@ from strongroom.broker.doors.analysts import AnalystsDoor
 from strongroom.broker.doors.owners import OwnersDoor
 from strongroom.broker.doors.public import PublicDoor
 from strongroom.broker.doors.workloads import WorkloadsDoor
-from strongroom.broker.names import CHECKPOINT_HEADER, SESSION_HEADER
-from strongroom.broker.requests import MalformedRequestError, decode64
+from strongroom.broker.names import CHECKPOINT_HEADER, KNOWN_HEADER, PROOF_HEADER, SESSION_HEADER
+from strongroom.broker.requests import MalformedRequestError, decode64, encode64
 from strongroom.broker.sessions import Session, SessionError, SessionProofError, StaleNonceError
 from strongroom.errors import (
     EnvelopeError,
@@ -34,6 +34,7 @@ from strongroom.errors import (
 SMALL = 16 << 10
 MEDIUM = 1 << 20
 LARGE = 16 << 20
+_MOST_DIGITS = 15
 
 log = logging.getLogger("strongroom.broker")
 
@@ -108,6 +109,8 @@ class Service:
         self._desk.tally.answers[scope.path if scope.path in self._routes else "none", answer.status] += 1
         note = self._desk.book.note_header
         headers = [("content-type", "application/json"), (CHECKPOINT_HEADER, note), ("cache-control", "no-store")]
+        if proof := self._continue(str(scope.headers.get(KNOWN_HEADER) or "")):
+            headers.append((PROOF_HEADER, encode64(proof)))
         protocol.response_bytes(answer.status, headers, answer.body)
 
     async def _answer(self, scope: Scope, protocol: Any) -> Answer:  # noqa: ANN401  granian's protocol object
@@ -129,10 +132,17 @@ class Service:
             log.exception("request_failed", extra={"path": scope.path})
             return _error(500, "InternalError", public=False, message="")
 
+    def _continue(self, known: str) -> bytes:
+        """Return the proof that the newest checkpoint continues what the caller has seen, or nothing."""
+        log = self._desk.book.log
+        if not known.isdecimal() or len(known) > _MOST_DIGITS or not 0 < int(known) < log.size:
+            return b""
+        return b"".join(log.consistency_proof(int(known), log.size))
+
     def _prove(self, scope: Scope, body: bytes) -> Session:
         """Return the session that the request proves to belong to."""
         parts = str(scope.headers.get(SESSION_HEADER) or "").split(".")
-        if len(parts) != 3 or not parts[1].isdecimal() or len(parts[1]) > 15:  # noqa: PLR2004  id, counter, proof
+        if len(parts) != 3 or not parts[1].isdecimal() or len(parts[1]) > _MOST_DIGITS:  # noqa: PLR2004
             raise SessionProofError(f"the {SESSION_HEADER} header is <session>.<counter>.<proof>", step="session")
         return self._desk.sessions.verify(
             decode64(parts[0], name="the session"),

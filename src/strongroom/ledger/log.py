@@ -23,6 +23,8 @@ from strongroom.ledger.proofs import (
     places,
 )
 
+_MOST_KEPT = 4096
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Growth:
@@ -86,10 +88,15 @@ class MemoryStore:
 
 
 class MerkleLog:
-    """An append-only log: entries in, roots and proofs out."""
+    """An append-only log: entries in, roots and proofs out.
+
+    The hashes met last stay in memory, since those who follow a growing log ask for them again and again; a complete
+    subtree's never changes.
+    """
 
     def __init__(self, store: LogStore) -> None:
         self._store = store
+        self._kept: dict[Place, bytes] = {}
         self._size = store.size()
         self._peaks = tuple(store.nodes(places(LeafRange(0, self._size))))
 
@@ -123,6 +130,7 @@ class MerkleLog:
         if growth.start != self._size:
             raise LedgerError(f"growth starts at {growth.start}, the ledger has {self._size} entries")
         self._size, self._peaks = growth.size, growth.peaks
+        self._keep(growth.nodes)
 
     def append(self, entries: Sequence[bytes]) -> range:
         """Append ``entries`` durably and return their indices."""
@@ -158,5 +166,17 @@ class MerkleLog:
 
     def _hashes(self, spans: Sequence[LeafRange]) -> list[bytes]:
         pieces = [places(span) for span in spans]
-        found = iter(self._store.nodes([place for piece in pieces for place in piece]))
-        return [fold([next(found) for _ in piece]) for piece in pieces]
+        wanted = {place for piece in pieces for place in piece}
+        known = {place: self._kept[place] for place in wanted if place in self._kept}
+        missing = sorted(wanted - known.keys())
+        if missing:
+            found = dict(zip(missing, self._store.nodes(missing), strict=True))
+            known |= found
+            self._keep(found)
+        return [fold([known[place] for place in piece]) for piece in pieces]
+
+    def _keep(self, nodes: Mapping[Place, bytes]) -> None:
+        """Keep ``nodes`` and forget the oldest beyond what is kept."""
+        self._kept |= nodes
+        for place in list(self._kept)[: max(0, len(self._kept) - _MOST_KEPT)]:
+            del self._kept[place]

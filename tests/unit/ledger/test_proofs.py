@@ -3,6 +3,7 @@
 import hashlib
 
 import pytest
+from book import Book
 
 from strongroom.errors import LedgerError
 from strongroom.ledger.log import MemoryStore, MerkleLog
@@ -143,3 +144,19 @@ def test_inclusion_proof_of_wrong_length_is_refused(log):
     for bad in (proof[:-1], [*proof, bytes(32)], [*proof[:-1], b"short"], [bytes(32)] * 65):
         with pytest.raises(ProofError):
             verify_inclusion(leaf_hash(LEAVES[2]), index=2, size=8, root=log.root, proof=bad)
+
+
+def test_log_that_grew_beyond_what_it_keeps_in_memory_proves_every_growth():
+    book = Book(40)
+    for size in range(40, 9000, 128):
+        before, root = size, book.log.root
+        book.grow(128)
+        proof = book.prove(before, size + 128)
+        verify_consistency(first=before, second=size + 128, first_root=root, second_root=book.log.root, proof=proof)
+    verify_consistency(
+        first=3,
+        second=9000,
+        first_root=book.log.root_at(3),
+        second_root=book.log.root_at(9000),
+        proof=book.prove(3, 9000),
+    )
