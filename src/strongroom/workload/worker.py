@@ -133,7 +133,7 @@ class Worker(Member):
         self._directory = directory
         self._ring = KeyRing()
         self._executor: ExecutorProcess | None = None
-        self._draining = False
+        self._draining = self._closing = False
         self._part: Part | None = None
 
     def work(self) -> int:
@@ -231,6 +231,8 @@ class Worker(Member):
             if said.get("type") == "stop" and not reasons:
                 code, reasons = 0, ["the driver said stop"]
         except Exception as error:  # noqa: BLE001  whatever it is, there is no driver to work for
+            if self._closing:  # the line was cut at this end, by an end that has its own code
+                return
             trouble = error if isinstance(error, StrongroomError) else describe_defect(error)
             reasons = [f"the driver is gone: {trouble.message}"]
         self._lose(reasons, code=code)
@@ -242,6 +244,7 @@ class Worker(Member):
 
     def close(self) -> None:
         """Wipe the keys, kill the executor, leave the driver; safe to call twice."""
+        self._closing = True
         self._ring.wipe("the worker ends")
         if self._executor is not None:
             self._executor.kill()
