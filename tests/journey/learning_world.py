@@ -204,23 +204,41 @@ def plain_example(name: str, tables: Mapping[str, pa.Table], *, spark=None):
 
 @contextmanager
 def stock_spark():
-    """Spark as it is delivered, in this process, with the number of shuffle partitions that jobs have."""
+    """Spark as it is delivered, with the number of shuffle partitions that jobs have, on a Java machine of its own.
+
+    pyspark keeps one Java machine for a process; another test's cluster may be there, or come, in this one.
+    """
     import os
 
+    from pyspark import SparkContext
     from pyspark.sql import SparkSession
 
+    places = [(SparkContext, ("_gateway", "_jvm", "_active_spark_context"))]
+    places += [(SparkSession, ("_instantiatedSession", "_activeSession"))]
+    kept = [(place, name, getattr(place, name)) for place, names in places for name in names]
+    for place, name, _ in kept:
+        setattr(place, name, None)
     os.environ.setdefault("PYSPARK_PYTHON", __import__("sys").executable)
-    session = (
-        SparkSession.builder.master("local[2]")
-        .config("spark.ui.enabled", "false")
-        .config("spark.sql.shuffle.partitions", "8")
-        .config("spark.driver.host", "127.0.0.1")
-        .config("spark.driver.bindAddress", "127.0.0.1")
-        .config("spark.driver.memory", "1200m")
-        .getOrCreate()
-    )
-    session.sparkContext.setLogLevel("ERROR")
     try:
-        yield session
+        session = (
+            SparkSession.builder.master("local[2]")
+            .config("spark.ui.enabled", "false")
+            .config("spark.sql.shuffle.partitions", "8")
+            .config("spark.driver.host", "127.0.0.1")
+            .config("spark.driver.bindAddress", "127.0.0.1")
+            .config("spark.driver.memory", "1200m")
+            .getOrCreate()
+        )
+        session.sparkContext.setLogLevel("ERROR")
+        try:
+            yield session
+        finally:
+            session.stop()
     finally:
-        session.stop()
+        gateway = SparkContext._gateway
+        if gateway is not None:
+            gateway.shutdown()
+            gateway.proc.stdin.close()  # which ends it
+            gateway.proc.wait(30)
+        for place, name, value in kept:
+            setattr(place, name, value)
