@@ -64,11 +64,11 @@ def test_a_worker_that_was_not_admitted_cannot_answer_for_one_that_was(world):
     """The host leads a call to its own worker; it has no other keys to show than its own."""
     thief = prove(world.platform)
     door = MeshDoor("127.0.0.1", proof=thief)
-    mine, other = world.places
+    other, mine = world.places
     elsewhere = Place(host=door.address[0], port=door.address[1], keys=other.keys)
     try:
         with pytest.raises(ImpostorError, match="did not admit"):
-            world.doors[0].open(world.roster(0, places=[mine, elsewhere]), deadline=5)
+            world.doors[1].open(world.roster(1, places=[elsewhere, mine]), deadline=5)
     finally:
         door.close()
 

@@ -32,10 +32,13 @@ from strongroom.attestation.encounter import (
     check_time,
     refusal,
 )
+from strongroom.attestation.record_line import RecordLine
+from strongroom.attestation.records import EXPORTER_LABEL, SECRET_BYTES, Traffic
 from strongroom.attestation.roles import Role
 from strongroom.attestation.secure_line import Deadline, DeadlineError, LineClosedError, ProtocolError, SecureLine
 from strongroom.attestation.tee import Tee
 from strongroom.attestation.workload_keys import WorkloadKeys
+from strongroom.digests import digest384
 from strongroom.errors import StrongroomError, TransportError
 from strongroom.statements import SigningKey
 
@@ -149,21 +152,25 @@ class AttestedChannel(Attested):
         """Return whether something can be read at once, the end of the connection included."""
         return self._line.has_arrived()
 
-    def send_bytes(self, data: memoryview, *, deadline: float = MESSAGE_SECONDS) -> None:
-        """Send ``data`` bare, of a length that both ends know; a failed send ends the channel."""
-        try:
-            self._line.send_bytes(data, Deadline(deadline))
-        except DeadlineError:
-            self.close()
-            raise
+    def into_records(self, purpose: str, *parts: bytes) -> RecordLine:
+        """Leave TLS and return the connection as a line of sealed records (spec/6 §10); the channel is of no more use.
 
-    def receive_into(self, buffer: memoryview, *, deadline: float = MESSAGE_SECONDS) -> None:
-        """Fill ``buffer`` with bare bytes; a failure, also DeadlineError, ends the channel."""
-        try:
-            self._line.receive_into(buffer, Deadline(deadline))
-        except DeadlineError:
-            self.close()
-            raise
+        Both ends call it at the same point of what they say to each other, with the same ``purpose`` and ``parts``.
+        """
+        meeting = self._renewal.encounter.meeting
+        ends = (meeting.peer, meeting.own) if self._line.server else (meeting.own, meeting.peer)
+        named = [part for end in ends for part in (end.role.value.encode(), end.keys.digest)]
+        context = (purpose.encode(), meeting.job_digest, *named, *parts)
+        there, back = (
+            Traffic(
+                self._line.derive(
+                    EXPORTER_LABEL, digest384("strongroom/records/v1", direction, *context), size=SECRET_BYTES
+                )
+            )
+            for direction in (b"caller", b"called")
+        )
+        outgoing, incoming = (back, there) if self._line.server else (there, back)
+        return RecordLine(self._line.leave(), outgoing=outgoing, incoming=incoming)
 
     def close(self) -> None:
         """End the channel; safe to call twice."""

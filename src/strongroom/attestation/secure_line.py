@@ -30,8 +30,6 @@ MAX_FRAME_BYTES = 16 << 20
 
 _HEAD_BYTES = 4
 _BLOCK = 1 << 16
-_RECORD = 1 << 14  # the most that one record of TLS holds, and so the most that one call reads
-_BULK = 1 << 20
 _PARTIAL_WRITE = 1  # SSL_MODE_ENABLE_PARTIAL_WRITE, with which one call would write one record
 _LONGEST_WAIT = 1.0  # after which the operation is tried, and the deadline looked at, again
 _SELF_SIGNED = 18  # X509_V_ERR_DEPTH_ZERO_SELF_SIGNED_CERT
@@ -98,6 +96,7 @@ class SecureLine:
         plain.setblocking(False)
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._plain = plain
+        self.server = server
         self._tls = SSL.Connection(_context(keys), plain)
         if server:
             self._tls.set_accept_state()
@@ -196,34 +195,23 @@ class SecureLine:
             self._give_up()
             raise
 
-    def send_bytes(self, data: memoryview, deadline: Deadline) -> None:
-        """Send ``data`` as it is; both ends must know how much it is. Nothing is copied but by TLS itself."""
-        with self._sending:
-            while data:
-                block = data[:_BULK]
-                data = data[self._until(lambda part=block: self._tls.send(part), deadline) :]  # type: ignore[misc]
+    def derive(self, label: bytes, context: bytes, *, size: int) -> bytes:
+        """Return ``size`` secret bytes for ``label`` and ``context``, the same at both ends of this very session."""
+        try:
+            with self._tls_lock:
+                return bytes(self._tls.export_keying_material(label, size, context))
+        except SSL.Error as error:
+            raise ChannelBindingError("the TLS library gives no exporter for this session", step="channel") from error
 
-    def receive_into(self, buffer: memoryview, deadline: Deadline) -> None:
-        """Fill ``buffer`` with what comes next; after DeadlineError the line is of no more use for bytes."""
-        with self._receiving:
-            early = min(len(self._received), len(buffer))
-            buffer[:early] = self._received[:early]
-            del self._received[:early]
-            buffer = buffer[early:]
-            while buffer:
-                buffer = buffer[self._until(lambda part=buffer: self._take(part), deadline) :]  # type: ignore[misc]
-
-    def _take(self, buffer: memoryview) -> int:
-        """Return how many bytes of ``buffer`` were filled from what is there, one record after the other."""
-        taken = 0
-        while taken < len(buffer):
-            try:
-                taken += self._tls.recv_into(buffer[taken : taken + _RECORD])
-            except SSL.WantReadError:
-                if taken == 0:
-                    raise
-                break
-        return taken
+    def leave(self) -> socket.socket:
+        """Return the bare socket and end TLS on it without a word; raise ProtocolError if more had come over TLS."""
+        with self._sending, self._receiving, self._tls_lock:
+            if self._closed:
+                raise LineClosedError("the connection was closed on this side")
+            if self._received or self._tls.pending():
+                raise ProtocolError("the other side said more over TLS than it may before it leaves it")
+            self._closed = True
+            return self._plain
 
     def close(self) -> None:
         """End the session and the connection; safe to call twice, and from another thread."""

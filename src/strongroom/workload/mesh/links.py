@@ -1,8 +1,7 @@
-"""Carry numbered messages of bare bytes in one direction of one attested channel (spec/3-job.md §10).
+"""Carry numbered messages of bare bytes in each direction between two workers (spec/3-job.md §10).
 
 A message is a head of 24 bytes (stream, number, size; u64 little endian each) and its bytes, sent from and received
-into buffers of the caller. Each direction between two workers has a channel of its own, so that encrypting what goes
-and decrypting what comes share no lock.
+into buffers of the caller, as sealed records. The two directions share a connection, and no lock and no key.
 """
 
 from __future__ import annotations
@@ -13,7 +12,8 @@ import time
 from collections import deque
 from queue import SimpleQueue
 
-from strongroom.attestation.channel import AttestedChannel
+from strongroom.attestation.record_line import RecordLine
+from strongroom.attestation.secure_line import Deadline
 from strongroom.errors import StrongroomError, TransportError, UsageError
 
 _HEAD = struct.Struct("<QQQ")
@@ -53,9 +53,9 @@ class Sent:
 class OutgoingLink:
     """The direction from here to the worker of rank ``rank``; messages leave in the order they were posted."""
 
-    def __init__(self, channel: AttestedChannel, *, rank: int) -> None:
+    def __init__(self, line: RecordLine, *, rank: int) -> None:
         self.rank = rank
-        self._channel = channel
+        self._line = line
         self._waiting: SimpleQueue[tuple[Key, memoryview, Sent] | None] = SimpleQueue()
         self._lock = threading.Lock()
         self._queued = 0
@@ -81,7 +81,7 @@ class OutgoingLink:
 
     def close(self) -> None:
         """End the direction; safe to call twice."""
-        self._channel.close()
+        self._line.close()
         self._waiting.put(None)
 
     def _run(self) -> None:
@@ -94,8 +94,7 @@ class OutgoingLink:
         try:
             if self._lost is not None:
                 raise self._lost
-            self._channel.send_bytes(memoryview(_HEAD.pack(*key, len(data))), deadline=_LONGEST_SILENCE)
-            self._channel.send_bytes(data, deadline=_LONGEST_SILENCE)
+            self._line.send(data, Deadline(_LONGEST_SILENCE), head=_HEAD.pack(*key, len(data)))
         except StrongroomError as error:
             self._lost = self._lost or lost(self.rank, error)
             sent.settle(self._lost)
@@ -109,9 +108,9 @@ class IncomingLink:
     Whoever waits reads. What it reads for somebody else, or too early, is kept until it is asked for.
     """
 
-    def __init__(self, channel: AttestedChannel, *, rank: int) -> None:
+    def __init__(self, line: RecordLine, *, rank: int) -> None:
         self.rank = rank
-        self._channel = channel
+        self._line = line
         self._changed = threading.Condition()
         self._reading = False
         self._kept: dict[Key, deque[bytearray]] = {}
@@ -149,7 +148,7 @@ class IncomingLink:
 
     def close(self) -> None:
         """End the direction; safe to call twice."""
-        self._channel.close()
+        self._line.close()
 
     def _wait(self, key: Key, until: float) -> None:
         left = until - time.monotonic()
@@ -174,12 +173,12 @@ class IncomingLink:
     def _read_one(self, key: Key, into: memoryview, until: float) -> bool:
         """Read one message; return whether it was the one called ``key``."""
         head = bytearray(_HEAD.size)
-        self._channel.receive_into(memoryview(head), deadline=max(0.0, until - time.monotonic()))
+        self._line.receive_into(memoryview(head), Deadline(until - time.monotonic()))
         stream, number, size = _HEAD.unpack(head)
-        rest = max(1.0, until - time.monotonic())
+        rest = Deadline(max(1.0, until - time.monotonic()))
         if (stream, number) == key:
             _expect_size(self.rank, size, len(into))
-            self._channel.receive_into(into, deadline=rest)
+            self._line.receive_into(into, rest)
             return True
         if self._kept_bytes + size > _MOST_KEPT_BYTES:
             raise UsageError(
@@ -187,7 +186,7 @@ class IncomingLink:
                 hint="all workers must call the same collectives in the same order",
             )
         data = bytearray(size)
-        self._channel.receive_into(memoryview(data), deadline=rest)
+        self._line.receive_into(memoryview(data), rest)
         with self._changed:
             self._kept.setdefault((stream, number), deque()).append(data)
             self._kept_bytes += size

@@ -14,13 +14,15 @@ from typing import TypeVar
 
 from strongroom.attestation.appraisal import Verifier
 from strongroom.attestation.channel import AttestedChannel, Listener, connect
+from strongroom.attestation.record_line import RecordLine
 from strongroom.attestation.roles import Role
+from strongroom.attestation.secure_line import DeadlineError
 from strongroom.attestation.tee import Tee
 from strongroom.attestation.workload_keys import WorkloadKeys
 from strongroom.digests import same
-from strongroom.errors import EvidenceError, StrongroomError
-from strongroom.workload.handover import expect
-from strongroom.workload.mesh.links import IncomingLink, Key, OutgoingLink, PeerLostError, Sent
+from strongroom.errors import EvidenceError, StrongroomError, TransportError
+from strongroom.workload.handover import MessageError, expect
+from strongroom.workload.mesh.links import IncomingLink, Key, OutgoingLink, PeerLostError, Sent, lost
 from strongroom.workload.mesh.roster import MOST_WORKERS, Roster
 
 T = TypeVar("T")
@@ -68,18 +70,33 @@ class MeshDoor:
     def open(self, roster: Roster, *, deadline: float = MEETING_SECONDS) -> Mesh:
         """Return the mesh of ``roster`` when every worker in it is connected; raise PeerLostError if one is not."""
         self._forget_before(roster.round)
-        outgoing: dict[int, OutgoingLink] = {}
-        incoming: dict[int, IncomingLink] = {}
+        channels: dict[int, AttestedChannel] = {}
+        lines: dict[int, RecordLine] = {}
         until = time.monotonic() + deadline
         try:
-            for rank in _others(roster):
-                outgoing[rank] = OutgoingLink(self._call(roster, rank, deadline), rank=rank)
-            for rank in _others(roster):
-                incoming[rank] = IncomingLink(self._await(roster, rank, until, deadline), rank=rank)
+            for rank in range(roster.rank):
+                channels[rank] = self._call(roster, rank, deadline)
+            for rank in range(roster.rank + 1, roster.size):
+                channels[rank] = self._await(roster, rank, until, deadline)
+                channels[rank].send(_hello(roster))
+            for rank in range(roster.rank):
+                self._hear_welcome(channels[rank], roster, rank, until, deadline)
+            for rank, channel in channels.items():
+                ranks = (max(rank, roster.rank), min(rank, roster.rank))  # whoever called first
+                parts = (number.to_bytes(8, "little") for number in (roster.round, *ranks))
+                lines[rank] = channel.into_records("mesh", *parts)
         except BaseException:
-            Mesh(rank=roster.rank, size=roster.size, outgoing=outgoing, incoming=incoming).close()
+            for line in lines.values():
+                line.close()
+            for channel in channels.values():
+                channel.close()
             raise
-        return Mesh(rank=roster.rank, size=roster.size, outgoing=outgoing, incoming=incoming)
+        return Mesh(
+            rank=roster.rank,
+            size=roster.size,
+            outgoing={rank: OutgoingLink(line, rank=rank) for rank, line in lines.items()},
+            incoming={rank: IncomingLink(line, rank=rank) for rank, line in lines.items()},
+        )
 
     def close(self) -> None:
         """Let nobody in any more; safe to call twice."""
@@ -110,8 +127,19 @@ class MeshDoor:
             raise ImpostorError(
                 f"at the address of worker {rank} stands a worker that the driver did not admit", step="roster"
             )
-        channel.send({"type": "mesh", "round": roster.round, "rank": roster.rank})
+        channel.send(_hello(roster))
         return channel
+
+    def _hear_welcome(self, channel: AttestedChannel, roster: Roster, rank: int, until: float, deadline: float) -> None:
+        """Wait until the worker of ``rank``, which was called, has come to this very round."""
+        try:
+            said = channel.receive(deadline=max(0.001, until - time.monotonic()))
+        except DeadlineError as error:
+            raise PeerLostError(f"worker {rank} did not come within {deadline:g} s") from error
+        except TransportError as error:
+            raise lost(rank, error) from error
+        if said != {"type": "mesh", "round": roster.round, "rank": rank}:
+            raise MessageError(f"worker {rank} is in another round, or of another rank")
 
     def _await(self, roster: Roster, rank: int, until: float, deadline: float) -> AttestedChannel:
         """Return the channel on which the worker of ``rank`` came; others may claim the rank, but not its keys."""
@@ -215,6 +243,6 @@ class Mesh:
             incoming.close()
 
 
-def _others(roster: Roster) -> list[int]:
-    """Return the ranks of the others, beginning after one's own, so that not all call the same worker first."""
-    return [(roster.rank + step) % roster.size for step in range(1, roster.size)]
+def _hello(roster: Roster) -> dict[str, object]:
+    """Return what each end of a connection says to the other before it leaves TLS for records."""
+    return {"type": "mesh", "round": roster.round, "rank": roster.rank}

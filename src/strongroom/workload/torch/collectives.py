@@ -16,22 +16,22 @@ from strongroom.errors import UsageError
 from strongroom.workload.mesh.links import Sent
 from strongroom.workload.mesh.mesh import Mesh
 
-SEGMENT_BYTES = 1 << 20
-_SMALL_BYTES = 32 << 10  # for two ranks: exchange the whole rather than halves
+SEGMENT_BYTES = 512 << 10
 _STEPS = 1 << 24  # more messages than one collective can have
 _POINT_TO_POINT = 1 << 63
 
-Fold = Callable[[torch.Tensor, torch.Tensor], object]
+Fold = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], object]
 
+# Each is given two parts in the order of their ranks, and leaves what they make in one of them.
 FOLDS: dict[str, Fold] = {
-    "SUM": lambda into, other: into.add_(other),
-    "AVG": lambda into, other: into.add_(other),
-    "PRODUCT": lambda into, other: into.mul_(other),
-    "MIN": lambda into, other: torch.minimum(into, other, out=into),
-    "MAX": lambda into, other: torch.maximum(into, other, out=into),
-    "BAND": lambda into, other: into.bitwise_and_(other),
-    "BOR": lambda into, other: into.bitwise_or_(other),
-    "BXOR": lambda into, other: into.bitwise_xor_(other),
+    "SUM": lambda a, b, out: torch.add(a, b, out=out),
+    "AVG": lambda a, b, out: torch.add(a, b, out=out),
+    "PRODUCT": lambda a, b, out: torch.mul(a, b, out=out),
+    "MIN": lambda a, b, out: torch.minimum(a, b, out=out),
+    "MAX": lambda a, b, out: torch.maximum(a, b, out=out),
+    "BAND": lambda a, b, out: torch.bitwise_and(a, b, out=out),
+    "BOR": lambda a, b, out: torch.bitwise_or(a, b, out=out),
+    "BXOR": lambda a, b, out: torch.bitwise_xor(a, b, out=out),
 }
 
 
@@ -59,7 +59,7 @@ class Group:
         fold = _fold(op)
         flat = tensor.view(-1)
         with self._collective() as step:
-            if self.size == 2 and flat.nbytes <= _SMALL_BYTES:  # noqa: PLR2004  a pair
+            if self.size == 2:  # noqa: PLR2004  a pair
                 self._exchange(flat, fold, step)
             elif self.size > 1:
                 parts = _split(flat, self.size)
@@ -145,13 +145,18 @@ class Group:
         sent.wait(self._deadline)
 
     def _exchange(self, flat: torch.Tensor, fold: Fold, step: _Steps) -> None:
-        number, other = next(step), 1 - self.rank
-        mine = flat.clone()  # what is being sent must not change
-        sent = self._post(other, number, mine)
-        theirs = self._scratch[: flat.nbytes].view(flat.dtype)
-        self._receive(other, number, theirs)
-        fold(flat, theirs)
-        self._settle([sent])
+        """Give the other of two ranks all of ``flat`` and combine it with theirs: as much traffic as a ring of two,
+        and no second round to wait for.
+        """
+        first, other = next(step), 1 - self.rank
+        segments = _segments(flat)
+        sent = [self._post(other, first + index, segment) for index, segment in enumerate(segments)]
+        for index, mine in enumerate(segments):
+            theirs = self._scratch[: mine.nbytes].view(mine.dtype)
+            self._receive(other, first + index, theirs)
+            sent[index].wait(self._deadline)  # what is being sent must not change
+            fold(*((mine, theirs) if self.rank == 0 else (theirs, mine)), mine)
+        step.skip(len(segments))
 
     def _reduce_round(self, parts: Sequence[torch.Tensor], fold: Fold, step: _Steps, *, shift: int) -> None:
         """Pass parts on round the ring, each rank adding its own; rank r ends with part r + shift + 1 complete.
@@ -170,7 +175,7 @@ class Group:
             for index, segment in enumerate(_segments(parts[(self.rank + shift - turn) % self.size])):
                 theirs = self._scratch[: segment.nbytes].view(segment.dtype)
                 self._receive(before, first + (turn - 1) * most + index, theirs)
-                fold(segment, theirs)
+                fold(segment, theirs, segment)
                 if not last:
                     sent.append(self._post(after, first + turn * most + index, segment))
         step.skip((self.size - 1) * most)
