@@ -124,13 +124,22 @@ class Cluster:
 
     @contextmanager
     def follow_log(
-        self, pod: str, *, container: str, follow: bool = True, tail: int | None = None
+        self,
+        pod: str,
+        *,
+        container: str,
+        follow: bool = True,
+        tail: int | None = None,
+        silence: float | None = None,
     ) -> Iterator[Iterator[str]]:
-        """Yield the lines of a container's log, from its beginning or its last ``tail`` lines."""
+        """Yield the lines of a container's log, from its beginning or its last ``tail`` lines.
+
+        A log that is followed may be quiet for ``silence`` seconds, for ever by default; TransportError after that.
+        """
         query = {"container": container, "follow": "true" if follow else "false"}
         if tail is not None:
             query["tailLines"] = str(tail)
-        timeout = httpx.Timeout(_SECONDS, read=None if follow else _SECONDS)
+        timeout = httpx.Timeout(_SECONDS, read=silence if follow else _SECONDS)
         path = f"{self._path('pods')}/{pod}/log"
         with self._stream(path, what=f"read the log of pod {pod}", query=query, timeout=timeout) as lines:
             yield lines

@@ -21,7 +21,7 @@ from strongroom.errors import StrongroomError, UsageError
 from strongroom.jobs.launch.kubernetes.access import keeper_access
 from strongroom.jobs.launch.kubernetes.api import Cluster, ClusterRefusedError
 from strongroom.jobs.launch.kubernetes.history import KEEPER, HistoryWriter
-from strongroom.jobs.launch.kubernetes.keeping import PodKeeper, phase
+from strongroom.jobs.launch.kubernetes.keeping import PodKeeper, is_told_to_leave, phase
 from strongroom.jobs.launch.kubernetes.template import MemberTemplates
 from strongroom.jobs.launch.placement import PlacementEvent
 
@@ -85,7 +85,11 @@ def _end(keeper: PodKeeper) -> tuple[str, str]:
         return ("failed", keeper.trouble) if keeper.trouble else ("kept", "")
     keeper.heard_all.wait(_LAST_WORDS_SECONDS)
     if keeper.watch.is_lost(keeper.driver_name):
-        return "lost", keeper.driver_end().message
+        last = keeper.watch.last(keeper.driver_name)
+        if phase(last) == "Succeeded":
+            return "done", ""
+        failed = phase(last) == "Failed" and not is_told_to_leave(last)
+        return "failed" if failed else "lost", keeper.driver_end().message
     if phase(keeper.driver() or {}) == "Succeeded":
         return "done", ""
     return "failed", keeper.trouble or keeper.driver_end().message

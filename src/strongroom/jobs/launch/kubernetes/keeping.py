@@ -29,6 +29,7 @@ _LOG_SECONDS = 1.0
 _MOST_QUOTED = 300
 _LAST_LINES = 20
 _RETRY_SECONDS = 15.0
+_SILENCE_SECONDS = 120.0  # a log that says nothing for so long is asked for again: its connection may be dead
 
 Object = dict[str, Any]
 
@@ -44,6 +45,7 @@ class PodKeeper:
         start_seconds: int,
         on_event: Callable[[PlacementEvent], None] = lambda _event: None,
         restarts: int = 4,
+        silence: float = _SILENCE_SECONDS,
     ) -> None:
         self.driver_name = f"{job}-driver"
         self.watch = PodWatch(cluster, labels=f"{JOB_LABEL}={job}", on_change=self.wake)
@@ -53,6 +55,7 @@ class PodKeeper:
         self._cluster = cluster
         self._job = job
         self._start_seconds = start_seconds
+        self._silence = silence
         self._on_event = on_event
         self._wishes = Wishes(restarts=restarts)
         self._templates: MemberTemplates | None = None
@@ -132,7 +135,9 @@ class PodKeeper:
         """Return what the cluster knows about the end of the driver."""
         pod = self.driver()
         if self.watch.is_lost(self.driver_name) or pod is None:
-            trouble: Trouble | None = explain_lost(self.driver_name)
+            last = self.watch.last(self.driver_name)
+            failed = phase(last) == "Failed" and not is_told_to_leave(last)
+            trouble: Trouble | None = (explain_pod(last) if failed else None) or explain_lost(self.driver_name)
         else:
             trouble = explain_pod(pod, self._events_of(self.driver_name))
         quoted = f"; it said: {self._said}" if self._said else ""
@@ -195,7 +200,7 @@ class PodKeeper:
             over = not self.running() and self.driver() is not None
             with (
                 contextlib.suppress(StrongroomError),  # not running yet, or the connection broke: asked again
-                self._cluster.follow_log(self.driver_name, container=CONTAINER) as lines,
+                self._cluster.follow_log(self.driver_name, container=CONTAINER, silence=self._silence) as lines,
             ):
                 for number, line in enumerate(lines, start=1):
                     if number > heard:
@@ -299,18 +304,28 @@ class PodKeeper:
         for name, role in self.members.items():
             pod = self.watch.pod(name)
             if self.watch.is_lost(name):
-                self._end_member(name, role, explain_lost(name), clusters_doing=True)
+                self._end_lost(name, role, self.watch.last(name))
             elif pod is None:
                 continue
             elif phase(pod) == "Succeeded":
                 self._end_member(name, role, None)
             elif phase(pod) == "Failed":
-                self._end_member(name, role, explain_pod(pod), clusters_doing=is_clusters_doing(pod))
+                doing = is_clusters_doing(pod) or is_told_to_leave(pod)
+                self._end_member(name, role, explain_pod(pod), clusters_doing=doing)
             elif phase(pod) == "Pending":
                 trouble = self.look_at(name, role, pod)
                 late = time.monotonic() - self._made[name] > self._start_seconds
                 if trouble is not None and (trouble.final or late):
                     self._trouble = str(trouble)
+
+    def _end_lost(self, name: str, role: str, last: Object) -> None:
+        """Count out a pod that was deleted: as done or failed if that is how it ended before, else as taken away."""
+        if phase(last) == "Succeeded":
+            self._end_member(name, role, None)
+        elif phase(last) == "Failed" and not is_told_to_leave(last):
+            self._end_member(name, role, explain_pod(last), clusters_doing=is_clusters_doing(last))
+        else:
+            self._end_member(name, role, explain_lost(name), clusters_doing=True)
 
     def _end_member(self, name: str, role: str, why: Trouble | None, *, clusters_doing: bool = False) -> None:
         said = ""
@@ -344,6 +359,11 @@ class PodKeeper:
                     if said["event"] in {"failed", "refused"}:
                         words = str(said.get("message") or said.get("kind"))[:_MOST_QUOTED]
         return words
+
+
+def is_told_to_leave(pod: Mapping[str, Any]) -> bool:
+    """Return whether a pod was told to end before it ended, so that the code it ended with says nothing about it."""
+    return bool((pod.get("metadata") or {}).get("deletionTimestamp"))
 
 
 def phase(pod: Mapping[str, Any]) -> str:

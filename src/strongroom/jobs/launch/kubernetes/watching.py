@@ -24,7 +24,7 @@ class PodWatch:
         self._labels = labels
         self._on_change = on_change
         self._pods: dict[str, Object] = {}
-        self._lost: set[str] = set()
+        self._lost: dict[str, Object] = {}
         self._lock = threading.Lock()
         self._closing = threading.Event()
         self._trouble: StrongroomError | None = None
@@ -59,6 +59,11 @@ class PodWatch:
         with self._lock:
             return name in self._lost
 
+    def last(self, name: str) -> Object:
+        """Return a pod that was deleted as it was at its end, as far as anybody was told; empty if it never was."""
+        with self._lock:
+            return self._lost.get(name, {})
+
     def _run(self) -> None:
         while not self._closing.is_set():
             try:
@@ -92,7 +97,7 @@ class PodWatch:
         listed = self._cluster.list("pods", labels=self._labels)
         found = {one["metadata"]["name"]: {"apiVersion": "v1", "kind": "Pod", **one} for one in listed["items"]}
         with self._lock:
-            self._lost |= self._pods.keys() - found.keys()
+            self._lost |= {name: pod for name, pod in self._pods.items() if name not in found}
             self._pods = found
         self._note_answer()
         return str(listed["metadata"]["resourceVersion"])
@@ -114,7 +119,7 @@ class PodWatch:
                 self._pods[name] = pod
             elif kind == "DELETED":
                 self._pods.pop(name, None)
-                self._lost.add(name)
+                self._lost[name] = pod  # the server tells of its last state, which may be one that nobody was told of
         self._note_answer()
 
     def _note_answer(self) -> None:
