@@ -119,6 +119,23 @@ def test_enclaves_are_asked_of_the_device_plugin():
     assert container["command"][:2] == ["gramine-sgx", "strongroom-driver"]
 
 
+@pytest.mark.parametrize("flavour", ["tdx", "snp", "sgx"])
+def test_every_pod_of_a_job_in_a_real_tee_finds_collateral(flavour):
+    """Driver and workers attest each other, so each of them appraises evidence."""
+    made = [one for one in pods(flavour).everything(detached=True) if one["kind"] == "Pod"]
+    for pod in made:
+        (container,) = pod["spec"]["containers"]
+        found = [one["mountPath"] for one in container["volumeMounts"] if one["name"] == "collateral"]
+        assert found == ([] if pod["metadata"]["name"].endswith("-keeper") else ["/etc/strongroom/collateral"])
+        maps = [one["configMap"] for one in pod["spec"]["volumes"] if one["name"] == "collateral"]
+        assert maps == ([{"name": "strongroom-collateral", "optional": True}] if found else [])
+
+
+def test_simulated_pods_mount_no_collateral_for_their_vendor_is_beside_them():
+    for pod in (one for one in pods().everything(seed=b"seed") if one["kind"] == "Pod"):
+        assert "collateral" not in [one["name"] for one in pod["spec"]["volumes"]]
+
+
 @pytest.mark.parametrize(("flavour", "size", "algorithm"), [("tdx", 48, "sha384"), ("snp", 32, "sha256")])
 def test_init_data_binds_the_job_and_the_agents_policy_into_the_evidence(flavour, size, algorithm):
     pod = pods(flavour).driver()

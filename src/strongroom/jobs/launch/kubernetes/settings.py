@@ -70,6 +70,10 @@ class KubernetesSettings(Form):
         default="strongroom-keeper",
         description="whose name the keepers of jobs left to the cluster run under; they alone get its token",
     )
+    collateral_config_map: Dns = Field(
+        default="strongroom-collateral",
+        description="the ConfigMap with the vendors' collateral, which real TEEs' pods mount; it may come later",
+    )
     api_server: Annotated[str, Field(pattern=r"^(https://[^\s]+)?$")] = Field(
         default="",
         description="the API server's address for pods; by default the cluster's own, else the kubeconfig's",
