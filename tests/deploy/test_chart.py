@@ -44,6 +44,7 @@ def test_every_object_is_valid_for_every_version(flavour, version, host):
     people = [{"kind": "User", "name": "ana"}, {"kind": "ServiceAccount", "name": "robot"}]
     more = {"witness": {"ledgerKey": KEY}, "monitoring": {"enabled": True, "from": [{"podSelector": {}}]}}
     more["broker"] = {"database": {"host": host}, "initData": "H4sI"}
+    more["backup"] = {"schedule": "17 * * * *"}
     objects = render(flavour=flavour, jobs={"submitters": people, "quota": {"pods": 20}}, **more)
     assert {"StatefulSet", "Service", "Role", "RoleBinding", "NetworkPolicy", "ResourceQuota"} <= {
         one["kind"] for one in objects
@@ -115,6 +116,11 @@ def test_roles_grant_exactly_what_the_double_of_the_cluster_demands():
         {"witness": {"everySeconds": 0}},
         {"monitoring": {"enabled": "yes"}},
         {"jobs": {"submitters": [{"kind": "Robot", "name": "x"}]}},
+        {"jobs": {"namespaces": ["Research"]}},
+        {"jobs": {"namespaces": ["research", "research"]}},
+        {"jobs": {"namespace": "research"}},
+        {"backup": {"schedule": "hourly"}},
+        {"backup": {"schedule": "@hourly", "keep": 0}},
     ],
 )
 def test_values_outside_the_schema_are_refused(values):
@@ -159,11 +165,13 @@ def test_witness_is_placed_once_the_ledgers_key_is_known():
 
 def test_every_command_of_the_chart_is_one_that_strongroom_has():
     """What a container is started with is asked for its help here, so that a renamed option is noticed."""
-    objects = render(witness={"ledgerKey": KEY})
+    objects = render(witness={"ledgerKey": KEY}, backup={"schedule": "@daily"})
     for one in objects:
-        for container in one.get("spec", {}).get("template", {}).get("spec", {}).get("containers", ()):
+        spec = one.get("spec", {}).get("jobTemplate", one).get("spec", {})
+        for container in spec.get("template", {}).get("spec", {}).get("containers", ()):
             command = [sys.executable, *container["command"][1:]]
-            asked = command[: command.index("--") + 1 if "--" in command else command.index("-m") + 3]
+            words = 4 if "broker" in command and "backup" in command else 3
+            asked = command[: command.index("--") + 1 if "--" in command else command.index("-m") + words]
             said = subprocess.run([*asked, "--help"], capture_output=True, text=True, check=True, timeout=60).stdout
             for option in (word for word in command[len(asked) :] if word.startswith("--")):
                 if asked[-1] != "--":
@@ -209,3 +217,117 @@ def test_broker_is_probed_where_its_operator_looks():
     assert container["command"][-2:] == ["--metrics", "0.0.0.0:9464"]
     assert container["livenessProbe"]["httpGet"] == {"path": "/healthz", "port": "metrics"}
     assert container["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "metrics"}
+
+
+ANA = {"kind": "User", "name": "ana"}
+
+
+def in_namespace(objects: list[dict], namespace: str) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    for one in objects:
+        if one["metadata"].get("namespace", "jobs") == namespace:
+            found.setdefault(one["kind"], set()).add(one["metadata"]["name"])
+    return found
+
+
+def test_jobs_may_have_namespaces_of_their_own_in_which_the_broker_is_not():
+    """Attack: whoever may make pods beside the broker mounts its volume and deletes its records."""
+    objects = render(jobs={"namespaces": ["research", "claims"], "submitters": [ANA], "quota": {"pods": 20}})
+    for namespace in ("research", "claims"):
+        assert in_namespace(objects, namespace) == {
+            "Role": {"bank-submitter", "bank-keeper"},
+            "RoleBinding": {"bank-submitter", "bank-keeper"},
+            "ServiceAccount": {"bank-job", "bank-keeper"},
+            "ResourceQuota": {"bank-jobs"},
+            "NetworkPolicy": {"bank-deny"},
+        }
+    beside_the_broker = in_namespace(objects, "jobs")
+    assert beside_the_broker.keys() & {"Role", "RoleBinding", "ResourceQuota"} == set()
+    assert beside_the_broker["ServiceAccount"] == {"bank-broker"}
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_objects_of_other_namespaces_are_valid_and_name_accounts_that_are_there(version):
+    robot = {"kind": "ServiceAccount", "name": "robot", "namespace": "ci"}
+    objects = render(jobs={"namespaces": ["research"], "submitters": [ANA, robot]})
+    for one in objects:
+        kubernetes_validate.validate(one, version, strict=True)
+    (keeper,) = only(objects, "RoleBinding", "keeper")["subjects"]
+    assert (keeper["name"], keeper["namespace"]) == ("bank-keeper", "research")
+    assert [one.get("namespace") for one in only(objects, "RoleBinding", "submitter")["subjects"]] == [None, "ci"]
+
+
+def test_without_namespaces_of_their_own_jobs_are_placed_beside_the_broker():
+    objects = render(jobs={"submitters": [ANA]})
+    assert {one["metadata"].get("namespace", "jobs") for one in objects} == {"jobs"}
+    assert [one["metadata"]["name"] for one in objects if one["kind"] == "NetworkPolicy"].count("bank-deny") == 1
+
+
+def test_notes_say_what_the_settings_of_those_who_submit_must_say():
+    with helm.Chart.load(CHART) as chart:
+        values = {"flavour": "sgx", "image": {"name": "x"}, "jobs": {"namespaces": ["research", "claims"]}}
+        rendered = chart.render(values=values, name="bank", namespace="jobs")
+    (notes,) = [text for name, text in rendered.items() if name.endswith("NOTES.txt")]
+    assert 'namespace = "research"   # or claims' in notes
+    assert 'service_account = "bank-job"' in notes
+    assert 'keeper_account = "bank-keeper"' in notes
+    for namespace in ("jobs", "research", "claims"):
+        assert f"kubectl label namespace {namespace} pod-security.kubernetes.io/enforce=restricted" in notes
+
+
+def test_backup_is_made_beside_the_broker_by_an_account_without_rights():
+    assert not [one for one in render() if one["kind"] == "CronJob"]
+    objects = render(backup={"schedule": "17 * * * *", "keep": 7})
+    pod = only(objects, "CronJob")["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert container["command"][-6:] == [
+        "--store",
+        "/var/lib/strongroom/store",
+        "--into",
+        "/var/lib/strongroom-backup",
+        "--keep",
+        "7",
+    ]
+    (near,) = pod["affinity"]["podAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    broker = only(objects, "StatefulSet", "broker")["spec"]["template"]
+    assert near["labelSelector"]["matchLabels"].items() <= broker["metadata"]["labels"].items()
+    claims = {one["name"]: one["persistentVolumeClaim"]["claimName"] for one in pod["volumes"] if "emptyDir" not in one}
+    assert claims == {"store": "store-bank-broker-0", "backup": "bank-backup"}
+    assert pod["serviceAccountName"] == "bank-backup"
+    assert pod["automountServiceAccountToken"] is False
+    assert "bank-backup" not in [subject["name"] for one in objects for subject in one.get("subjects", ())]
+    assert only(objects, "PersistentVolumeClaim")["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
+
+
+def test_backup_of_a_database_mounts_its_password_and_not_the_brokers_volume():
+    objects = render(broker={"database": {"host": "db.example"}}, backup={"schedule": "@hourly"})
+    pod = only(objects, "CronJob")["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    broker = only(objects, "StatefulSet", "broker")["spec"]["template"]["spec"]
+    command = broker["containers"][0]["command"]
+    assert command[command.index("--store") + 1] == container["command"][container["command"].index("--store") + 1]
+    assert "affinity" not in pod
+    assert {one["name"] for one in pod["volumes"]} == {"backup", "temporary", "private", "password", "authority"}
+    assert pod["initContainers"] == broker["initContainers"]
+    assert [one["name"] for one in container["volumeMounts"]] == ["backup", "temporary", "private", "authority"]
+
+
+def test_pod_that_restores_is_valid_and_mounts_what_backup_and_broker_have():
+    pod = yaml.safe_load((DEPLOY / "manifests" / "restore.yaml").read_text())
+    kubernetes_validate.validate(pod, "1.36", strict=True)
+    (container,) = pod["spec"]["containers"]
+    said = subprocess.run(
+        [sys.executable, *container["command"][1:7], "--help"], capture_output=True, text=True, check=True
+    )
+    assert {word for word in container["command"] if word.startswith("--")} <= set(re.findall(r"--[a-z]+", said.stdout))
+    with helm.Chart.load(CHART) as chart:
+        values = {"flavour": "sgx", "image": {"name": "x"}, "backup": {"schedule": "@daily"}}
+        rendered = chart.render(values=values, name="strongroom", namespace="strongroom")
+    objects = [one for text in rendered.values() if "kind:" in text for one in yaml.safe_load_all(text) if one]
+    broker = only(objects, "StatefulSet", "broker")
+    claims = {one["name"]: one.get("persistentVolumeClaim", {}).get("claimName") for one in pod["spec"]["volumes"]}
+    assert claims["store"] == f"store-{broker['metadata']['name']}-0"
+    assert claims["backup"] == only(objects, "PersistentVolumeClaim")["metadata"]["name"]
+    backup = only(objects, "CronJob")["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0]
+    mounts = [{one["name"]: one["mountPath"] for one in each["volumeMounts"]} for each in (container, backup)]
+    assert all(mounts[0][name] == mounts[1][name] for name in ("store", "backup"))

@@ -71,6 +71,13 @@ class SqlLogStore:
                 connection.execute(sa.insert(ROWS).values(_row(growth)))
 
 
+def read_rows(connection: sa.Connection) -> Iterator[tuple[int, list[bytes], bytes]]:
+    """Yield the rows of a ledger in order: where each starts, its entries and its hashes; nothing is verified."""
+    wanted = sa.select(ROWS.c.start, ROWS.c.entries, ROWS.c.hashes).order_by(ROWS.c.start)
+    for start, framed, hashes in connection.execution_options(stream_results=True).execute(wanted):
+        yield start, list(_unframe(framed)), bytes(hashes)
+
+
 def write_growth(cursor: Cursor, growth: Growth) -> None:
     """Write ``growth`` inside a transaction that somebody else commits."""
     if growth.entries:

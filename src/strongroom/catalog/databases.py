@@ -10,7 +10,7 @@ import fcntl
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -18,6 +18,7 @@ import sqlalchemy as sa
 
 from strongroom.errors import StrongroomError, UsageError
 
+FILE = "store.sqlite"
 POSTGRES = "postgresql+psycopg://"
 _CONNECT_SECONDS = 10
 _STATEMENT_MILLISECONDS = 20_000
@@ -71,6 +72,51 @@ def open_database(place: str | Path) -> Database:
     return PostgresDatabase.open(place)
 
 
+@contextmanager
+def reading(place: str) -> Iterator[sa.Connection]:
+    """Lend a connection to the database at ``place`` that sees it as it is at one moment and writes nothing.
+
+    It takes no lock, so a broker may serve meanwhile. ``place`` is SQLAlchemy's address of a SQLite file, or a
+    PostgreSQL address as :func:`open_database` takes it. Raise UsageError if it cannot be reached.
+    """
+    if not place.startswith(POSTGRES):
+        engine = sa.create_engine(place)
+        options: dict[str, Any] = {}
+    else:
+        engine = _connect(_parse_url(place))
+        options = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+    try:
+        try:
+            connection = engine.connect().execution_options(**options)
+        except sa.exc.OperationalError as error:
+            raise UsageError(f"cannot reach the store: {_first_line(error)}", hint=_HINT) from error
+        with connection:
+            yield connection
+    finally:
+        engine.dispose()
+
+
+def copy_sqlite(directory: Path, target: Path) -> None:
+    """Copy the database in ``directory``, as it is at one moment, into the file ``target``; a broker may serve from it.
+
+    Raise UsageError if there is none, StoreError if it cannot be read.
+    """
+    source = directory / FILE
+    if not source.is_file():
+        raise UsageError(f"there is no store in {directory}", hint="name the --store of a broker")
+    try:
+        with (
+            closing(sqlite3.connect(f"file:{source.absolute()}?mode=ro", uri=True, timeout=10)) as read,
+            closing(sqlite3.connect(target)) as written,
+        ):
+            read.backup(written)
+            written.execute("PRAGMA journal_mode=DELETE")  # one file that needs no other beside it
+    except sqlite3.Error as error:
+        raise StoreError(
+            f"cannot copy the store in {directory}: {error}", hint="is the disk full or damaged?"
+        ) from error
+
+
 class SqliteDatabase:
     """One file in a directory of its own, written ahead and synced at every commit."""
 
@@ -97,7 +143,7 @@ class SqliteDatabase:
             raise StoreInUseError(
                 f"another broker uses the store {directory}", hint="stop it first, or name another directory"
             ) from error
-        engine = sa.create_engine(f"sqlite:///{directory / 'store.sqlite'}", connect_args={"timeout": 10})
+        engine = sa.create_engine(f"sqlite:///{directory / FILE}", connect_args={"timeout": 10})
         sa.event.listen(engine, "connect", _make_durable)
         return cls(directory, engine=engine, lock=lock)
 
@@ -141,19 +187,7 @@ class PostgresDatabase:
     def open(cls, place: str) -> Self:
         """Connect and take the lock of the schema; its password, if it has one, is in a file that ``place`` names."""
         url = _parse_url(place)
-        try:
-            engine = sa.create_engine(
-                url,
-                pool_size=4,
-                pool_pre_ping=True,
-                connect_args={
-                    "connect_timeout": _CONNECT_SECONDS,
-                    **_KEEPALIVE,
-                    "options": f"-c synchronous_commit=on -c statement_timeout={_STATEMENT_MILLISECONDS}",
-                },
-            )
-        except ImportError as error:
-            raise UsageError("psycopg is missing", hint="install strongroom[postgres]") from error
+        engine = _connect(url)
         name = url.render_as_string(hide_password=True)
         try:
             connection = engine.connect()
@@ -204,6 +238,22 @@ class _PostgresCursor:
 
     def fetchone(self) -> Any:  # noqa: ANN401  a row
         return self._cursor.fetchone()
+
+
+def _connect(url: sa.URL) -> sa.Engine:
+    try:
+        return sa.create_engine(
+            url,
+            pool_size=4,
+            pool_pre_ping=True,
+            connect_args={
+                "connect_timeout": _CONNECT_SECONDS,
+                **_KEEPALIVE,
+                "options": f"-c synchronous_commit=on -c statement_timeout={_STATEMENT_MILLISECONDS}",
+            },
+        )
+    except ImportError as error:
+        raise UsageError("psycopg is missing", hint="install strongroom[postgres]") from error
 
 
 def _parse_url(place: str) -> sa.URL:

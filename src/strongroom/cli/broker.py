@@ -1,4 +1,4 @@
-"""``strongroom broker``: start one, and say which ones this party trusts."""
+"""``strongroom broker``: start one, keep copies of its store, and say which ones this party trusts."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from strongroom.cli.broker_store import backup, restore
 from strongroom.cli.screen import Screen
 from strongroom.cli.verb import VerbGroup, home_option, verb
 from strongroom.errors import UsageError
@@ -17,7 +18,11 @@ _LOOK_SECONDS = 1.0
 
 @click.group(cls=VerbGroup)
 def broker() -> None:
-    """Start a broker, or say which brokers this party trusts."""
+    """Start a broker, keep copies of its store, or say which brokers this party trusts."""
+
+
+broker.add_command(backup)
+broker.add_command(restore)
 
 
 @verb(
