@@ -19,9 +19,10 @@ from strongroom.attestation.appraisal import CollateralSource
 from strongroom.attestation.azure_guest import AzureGuest
 from strongroom.attestation.coco_agent import AGENT_SOCKET, Agent, SocketAgent, ask_agent
 from strongroom.attestation.collateral_sources import CollateralFolder
+from strongroom.attestation.derived_key import GuestDevice, KeyRequest, SevGuest, derive_key
 from strongroom.attestation.evidence import Evidence, TeeName, parse_quote
 from strongroom.attestation.evidence.azure import measurement_of, parse_azure
-from strongroom.attestation.evidence.snp import parse_snp_report
+from strongroom.attestation.evidence.snp import SnpReport, parse_snp_report
 from strongroom.attestation.guests import REPORT_DATA_BYTES, Reports, ask_kernel, check_quote, check_report
 from strongroom.attestation.simulated import FD_VARIABLE, SimulatedTee
 from strongroom.attestation.tee import (
@@ -71,7 +72,7 @@ def detect(*, collateral: CollateralSource | None = None, root: Path = Path("/")
     if gramine in real:
         return GramineTee(gramine, collateral=collateral)
     if reports in real and (root / SEV_GUEST).exists():
-        return SnpTee(TsmReports(reports), collateral=collateral)
+        return SnpTee(TsmReports(reports), device=SevGuest(root / SEV_GUEST), collateral=collateral)
     if reports in real:
         return TdxTee(TsmReports(reports), collateral=collateral, event_log=root / BOOT_EVENT_LOG)
     if vtpm in real:
@@ -150,13 +151,17 @@ class GramineTee(_RealTee):
         """Return the enclave's own MRENCLAVE as policies name it."""
         return parse_quote(self.evidence(bytes(REPORT_DATA_BYTES)).quote).measurement
 
-    def sealing_key(self, label: str) -> bytes:
+    def sealing_terms(self) -> str:
+        """Return nothing: the CPU's key follows from MRENCLAVE and the CPU's own security version."""
+        return ""
+
+    def sealing_key(self, label: str, *, terms: str) -> bytes:
         """Return 32 bytes derived from the CPU's key for this MRENCLAVE (128 bits of strength)."""
+        _check_no_terms(terms)
         key = _read(self._device / "keys" / "_sgx_mrenclave")
         if len(key) != _GRAMINE_SEALING_BYTES:
             raise TeeDeviceError(f"the MRENCLAVE key has {_GRAMINE_SEALING_BYTES} bytes, got {len(key)}")
-        info = f"strongroom/sealing/v1/{label}".encode()
-        return HKDF(algorithm=hashes.SHA256(), length=32, salt=None, info=info).derive(key)
+        return _sealing_key(key, label)
 
 
 class TsmReports:
@@ -183,16 +188,20 @@ class TsmReports:
 
 
 class _GuestTee(_RealTee):
-    """What the two kinds of confidential guests share: no sealing key, and evidence from configfs-tsm."""
+    """A confidential guest without a sealing key, which is any but SEV-SNP's own."""
 
     tee: TeeName
 
-    def sealing_key(self, label: str) -> bytes:
+    def sealing_terms(self) -> str:
         """Raise TeeCapabilityError: no key that the guest alone can derive follows from what was measured."""
         raise TeeCapabilityError(
-            f"{self.tee.upper()} has no sealing key for {label!r}",
-            hint="hand the store's key over by a custody service that releases it on evidence",
+            f"{self.tee.upper()} has no sealing keys",
+            hint="let custodians unseal what is kept: --custodian, and `strongroom unseal`",
         )
+
+    def sealing_key(self, label: str, *, terms: str) -> bytes:
+        """Raise TeeCapabilityError, as :meth:`sealing_terms` does."""
+        raise TeeCapabilityError(f"{self.tee.upper()} has no sealing key for {label!r} ({terms or 'no terms'})")
 
 
 class TdxTee(_GuestTee):
@@ -226,8 +235,11 @@ class TdxTee(_GuestTee):
         return parse_quote(self.evidence(bytes(REPORT_DATA_BYTES)).quote).measurement
 
 
-class SnpTee(_GuestTee):
-    """An SEV-SNP guest, through configfs-tsm; Linux 6.7 or later. ``vmpl`` is the privilege level to report."""
+class SnpTee(_RealTee):
+    """An SEV-SNP guest, through configfs-tsm; Linux 6.7 or later. ``vmpl`` is the privilege level to report.
+
+    ``device`` is the kernel's line to the firmware, which derives sealing keys.
+    """
 
     tee: TeeName = "snp"
 
@@ -235,6 +247,7 @@ class SnpTee(_GuestTee):
         self,
         reports: Reports,
         *,
+        device: GuestDevice,
         collateral: CollateralSource | None,
         vmpl: int = 0,
         first_pause: float = _FIRST_PAUSE,
@@ -242,6 +255,7 @@ class SnpTee(_GuestTee):
         super().__init__(collateral)
         self._first_pause = first_pause
         self._reports = reports
+        self._device = device
         self._vmpl = vmpl
 
     def evidence(self, report_data: bytes) -> Evidence:
@@ -260,7 +274,23 @@ class SnpTee(_GuestTee):
     @functools.cached_property
     def own_measurement(self) -> str:
         """Return the guest's own launch digest as policies name it."""
-        return parse_snp_report(self.evidence(bytes(REPORT_DATA_BYTES)).quote).measurement
+        return self._report().measurement
+
+    def sealing_terms(self) -> str:
+        """Return the firmware's committed TCB version in hex: what it can no longer be taken back behind."""
+        return self._report().committed_tcb.hex()
+
+    def sealing_key(self, label: str, *, terms: str) -> bytes:
+        """Return 32 bytes derived from the chip's key for the firmware version ``terms`` and what was launched."""
+        try:
+            request = KeyRequest(tcb=bytes.fromhex(terms), vmpl=self._vmpl)
+            key = derive_key(self._device, request)
+        except ValueError as error:
+            raise TeeDeviceError(f"{terms[:32]!r} is no TCB version in hex") from error
+        return _sealing_key(key, label)
+
+    def _report(self) -> SnpReport:
+        return parse_snp_report(self.evidence(bytes(REPORT_DATA_BYTES)).quote)
 
 
 class _ToldTee(_GuestTee):
@@ -325,6 +355,19 @@ def is_azure(root: Path) -> bool:
         return (root / CHASSIS_TAG).read_bytes().strip() == _AZURE_TAG
     except OSError:
         return False
+
+
+def _sealing_key(key: bytes, label: str) -> bytes:
+    info = f"strongroom/sealing/v1/{label}".encode()
+    return HKDF(algorithm=hashes.SHA256(), length=32, salt=None, info=info).derive(key)
+
+
+def _check_no_terms(terms: str) -> None:
+    if terms:
+        raise TeeDeviceError(
+            f"what is kept was sealed under terms of another kind of TEE: {terms[:32]!r}",
+            hint="bring back the store of this machine",
+        )
 
 
 def _check_length(report_data: bytes) -> None:

@@ -68,8 +68,16 @@ class Tee(Protocol):
         """Return where collateral for this kind of TEE comes from."""
         ...
 
-    def sealing_key(self, label: str) -> bytes:
-        """Return 32 bytes that only the same measurement on the same machine gets for ``label``."""
+    def sealing_terms(self) -> str:
+        """Return what a key that is made now shall depend on beside measurement and machine; empty if nothing.
+
+        Of an SEV-SNP guest, the firmware's version: older firmware does not get the key. Raise TeeCapabilityError where
+        there are no sealing keys.
+        """
+        ...
+
+    def sealing_key(self, label: str, *, terms: str) -> bytes:
+        """Return 32 bytes that only the same measurement on the same machine gets for ``label`` and ``terms``."""
         ...
 
     def counter(self, name: str) -> MonotonicCounter:

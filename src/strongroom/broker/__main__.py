@@ -94,7 +94,8 @@ async def open_store(place: str, *, tee: Tee, standby: bool, stop: asyncio.Event
     """Return the store at ``place``; with ``standby``, once no other broker serves from it, or None if told to stop."""
     while not stop.is_set():
         try:
-            return Store.open(place, sealing_key=tee.sealing_key(SEALING_LABEL), tables=[METADATA])
+            key = tee.sealing_key(SEALING_LABEL, terms=tee.sealing_terms())
+            return Store.open(place, sealing_key=key, tables=[METADATA])
         except StoreInUseError:
             if not standby:
                 raise

@@ -171,7 +171,7 @@ def test_a_pod_with_the_agents_socket_is_a_tee_anchored_in_intel(ttrpc, root: Pa
     assert (tee.tee, tee.simulated, tee.anchor()) == ("tdx", False, INTEL)
     assert tee.own_measurement == parse_quote(tee.evidence(ASKED).quote).measurement
     with pytest.raises(TeeCapabilityError):
-        tee.sealing_key("store")
+        tee.sealing_key("store", terms="")
 
 
 def test_azure_evidence_from_the_agent_counts_only_with_both_bindings(ttrpc) -> None:

@@ -138,11 +138,11 @@ def test_a_forked_process_has_no_tee(tmp_path):
 
     threading.Thread(target=_serve, args=(platform.enclave("worker"), ours), daemon=True).start()
     tee = SimulatedTee.inherit(theirs.detach())
-    assert tee.sealing_key("a") == tee.sealing_key("a")
+    assert tee.sealing_key("a", terms="") == tee.sealing_key("a", terms="")
     pid = os.fork()
     if pid == 0:
         try:
-            tee.sealing_key("a")
+            tee.sealing_key("a", terms="")
         except LineError:
             os._exit(0)
         os._exit(1)

@@ -64,17 +64,17 @@ def test_a_missing_file_is_named(device):
 
 def test_sealing_keys_differ_by_label_and_follow_the_cpus_key(device):
     tee = GramineTee(device, collateral=None)
-    first, other = tee.sealing_key("store"), tee.sealing_key("log")
+    first, other = tee.sealing_key("store", terms=""), tee.sealing_key("log", terms="")
     assert len(first) == len(other) == 32
     assert first != other
     (device / "keys" / "_sgx_mrenclave").write_bytes(bytes(16))
-    assert tee.sealing_key("store") != first
+    assert tee.sealing_key("store", terms="") != first
 
 
 def test_a_sealing_key_of_another_length_is_refused(device):
     (device / "keys" / "_sgx_mrenclave").write_bytes(bytes(8))
     with pytest.raises(TeeDeviceError, match="16 bytes"):
-        GramineTee(device, collateral=None).sealing_key("store")
+        GramineTee(device, collateral=None).sealing_key("store", terms="")
 
 
 def test_there_is_no_counter_to_pretend_with(device):

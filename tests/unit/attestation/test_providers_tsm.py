@@ -124,7 +124,7 @@ def test_another_provider_is_no_tdx(module, tmp_path):
 def test_tdx_has_neither_sealing_keys_nor_counters(module, tmp_path):
     tee = tdx(Kernel(module), tmp_path)
     with pytest.raises(TeeCapabilityError, match="sealing"):
-        tee.sealing_key("store")
+        tee.sealing_key("store", terms="")
     with pytest.raises(TeeCapabilityError):
         tee.counter("store")
 

@@ -20,7 +20,8 @@ import strongroom
 from strongroom.attestation.appraisal import TrustAnchor, Verifier
 from strongroom.attestation.evidence import Evidence, parse_quote
 from strongroom.attestation.memory import CollateralMemory
-from strongroom.attestation.simulated import FD_VARIABLE, Faults, SimulatedPlatform
+from strongroom.attestation.simulated import FD_VARIABLE, Faults, SimulatedPlatform, SimulatedTee
+from strongroom.attestation.tee import TeeCapabilityError
 from strongroom.digests import to_text
 from strongroom.errors import EvidenceError, StrongroomError, UsageError
 from strongroom.testing import simulated_tee, simulated_verifier
@@ -47,7 +48,7 @@ facts = {
     "tee": tee.tee,
     "simulated": [tee.simulated, tee.anchor().simulated],
     "own": tee.own_measurement,
-    "sealing": [tee.sealing_key("store").hex(), tee.sealing_key("other").hex()],
+    "sealing": [tee.sealing_key("store", terms="").hex(), tee.sealing_key("other", terms="").hex()],
     "counter": counter.read(),
     "child_has_a_tee": child.returncode == 0,
     "flavour": open(os.path.dirname(strongroom.__file__) + "/workload/flavour.txt").read(),
@@ -361,3 +362,13 @@ def test_a_worker_dies_with_the_platform_that_started_it(package, tmp_path):
     process.kill()
     process.wait(5)
     assert gone(int(worker))
+
+
+def test_a_simulated_trust_domain_offers_no_sealing_key_and_no_counter_as_a_real_one(tmp_path):
+    enclave = SimulatedPlatform(tmp_path, tee="tdx").enclave("broker")
+    tee = SimulatedTee.of(enclave)
+    for ask in (tee.sealing_terms, lambda: tee.sealing_key("store", terms=""), lambda: tee.counter("store")):
+        with pytest.raises(TeeCapabilityError, match="as a real one has none"):
+            ask()
+    for call in ("sealing_key", "counter_read", "counter_advance"):
+        assert "neither sealing keys nor counters" in enclave.answer({"call": call, "label": "store"})["error"]

@@ -85,6 +85,8 @@ class Enclave:
                 return {"quote": base64.b64encode(self.quote(report_data)).decode()}
             case "collateral":
                 return {"collateral": self.collateral()}
+            case "sealing_key" | "counter_read" | "counter_advance" if self.tee != "sgx":
+                raise UsageError(f"a simulated {self.tee.upper()} has neither sealing keys nor counters")
             case "sealing_key":
                 return {"key": base64.b64encode(self.sealing_key(str(request["label"]))).decode()}
             case "counter_read":

@@ -16,6 +16,7 @@ from strongroom.attestation.anchors import TrustAnchor
 from strongroom.attestation.evidence import Evidence, TeeName
 from strongroom.attestation.simulated.enclave import Enclave
 from strongroom.attestation.simulated.line import LineError, receive_frame, send_frame
+from strongroom.attestation.tee import TeeCapabilityError
 from strongroom.errors import StrongroomError
 
 _ANSWER_SECONDS = 30.0
@@ -69,13 +70,27 @@ class SimulatedTee:
         """Return where this machine's collateral comes from: the platform."""
         return SimulatedCollateral(self._ask)
 
-    def sealing_key(self, label: str) -> bytes:
+    def sealing_terms(self) -> str:
+        """Return nothing, or raise TeeCapabilityError in a trust domain, which has no sealing keys."""
+        self._check_enclave("sealing keys", hint="let custodians unseal what is kept: --custodian")
+        return ""
+
+    def sealing_key(self, label: str, *, terms: str) -> bytes:
         """Return 32 bytes that only the same measurement on the same platform gets for ``label``."""
+        self._check_enclave("sealing keys", hint="let custodians unseal what is kept: --custodian")
+        if terms:
+            raise LineError(f"the simulated TEE seals under no terms, got {terms[:32]!r}")
         return base64.b64decode(self._request("sealing_key", label=label)["key"], validate=True)
 
     def counter(self, name: str) -> SimulatedCounter:
         """Return the monotonic counter called ``name``, which belongs to this measurement."""
+        self._check_enclave("monotonic counters", hint="the parties remember the ledger's checkpoints")
         return SimulatedCounter(self._ask, name)
+
+    def _check_enclave(self, what: str, *, hint: str) -> None:
+        """Raise TeeCapabilityError in what stands for a trust domain: TDX's module offers neither."""
+        if self.tee != "sgx":
+            raise TeeCapabilityError(f"a simulated {self.tee.upper()} has no {what}, as a real one has none", hint=hint)
 
     def _request(self, call: str, **arguments: str) -> dict[str, Any]:
         return _checked(self._ask({"call": call, **arguments}))
