@@ -19,13 +19,14 @@ KEY = "broker.strongroom/test+0123abcd+" + "A" * 44
 PROMETHEUS = {"PodMonitor", "PrometheusRule"}  # kinds of an operator that Kubernetes' own schemas do not know
 CHART = DEPLOY / "helm" / "strongroom"
 VERSIONS = ("1.29", "1.31", "1.33", "1.36")
+OWNER = "airline:" + "0123456789abcdef" * 2
 FLAVOURS = ("simulated", "tdx", "snp", "sgx")
 
 
 def render(**values: object) -> list[dict]:
     chosen = {"flavour": "simulated", "image": {"name": "strongroom@sha256:1"}, **values}
     if chosen["flavour"] in {"tdx", "snp"} and "broker" not in chosen:
-        chosen["broker"] = {"initData": "H4sI"}
+        chosen["broker"] = {"initData": "H4sI", "custodians": [OWNER]}
     with helm.Chart.load(CHART) as chart:
         rendered = chart.render(values=chosen, name="bank", namespace="jobs")
     texts = [text for name, text in rendered.items() if not name.endswith("NOTES.txt")]
@@ -43,7 +44,7 @@ def only(objects: list[dict], kind: str, name: str = "") -> dict:
 def test_every_object_is_valid_for_every_version(flavour, version, host):
     people = [{"kind": "User", "name": "ana"}, {"kind": "ServiceAccount", "name": "robot"}]
     more = {"witness": {"ledgerKey": KEY}, "monitoring": {"enabled": True, "from": [{"podSelector": {}}]}}
-    more["broker"] = {"database": {"host": host}, "initData": "H4sI"}
+    more["broker"] = {"database": {"host": host}, "initData": "H4sI", "custodians": [OWNER]}
     more["backup"] = {"schedule": "17 * * * *"}
     objects = render(flavour=flavour, jobs={"submitters": people, "quota": {"pods": 20}}, **more)
     assert {"StatefulSet", "Service", "Role", "RoleBinding", "NetworkPolicy", "ResourceQuota"} <= {
@@ -57,7 +58,7 @@ def test_every_object_is_valid_for_every_version(flavour, version, host):
 
 @pytest.mark.parametrize("flavour", FLAVOURS)
 def test_chart_is_free_of_helms_complaints(flavour):
-    values = {"flavour": flavour, "image": {"name": "x"}, "broker": {"initData": "H4sI"}}
+    values = {"flavour": flavour, "image": {"name": "x"}, "broker": {"initData": "H4sI", "custodians": [OWNER]}}
     said = helm.lint(CHART, values=values, strict=True, kube_version="v1.36.0")
     assert said["errors"] == []
     assert [one["error"] for one in said["messages"]] in ([], ["icon is recommended"])
@@ -110,7 +111,10 @@ def test_roles_grant_exactly_what_the_double_of_the_cluster_demands():
         {"flavour": "simulated", "image": {"name": ""}},
         {"user": 0},
         {"secrets": {}},
-        {"flavour": "tdx", "broker": {"initData": ""}},
+        {"flavour": "tdx", "broker": {"initData": "", "custodians": [OWNER]}},
+        {"flavour": "tdx", "broker": {"initData": "H4sI", "custodians": []}},
+        {"flavour": "snp", "broker": {"initData": "H4sI"}},
+        {"broker": {"custodians": ["the operator"]}},
         {"broker": {"port": 80}},
         {"witness": {"ledgerKey": "no key"}},
         {"witness": {"everySeconds": 0}},
@@ -185,6 +189,18 @@ def test_broker_in_a_real_tee_finds_collateral(flavour):
     assert mount["mountPath"] == "/etc/strongroom/collateral"
     (volume,) = [one for one in pod["volumes"] if one["name"] == "collateral"]
     assert volume["configMap"] == {"name": "strongroom-collateral", "optional": True}
+
+
+@pytest.mark.parametrize("flavour", ["tdx", "snp"])
+def test_sealed_broker_is_reached_by_its_custodians_and_not_killed_for_waiting(flavour):
+    objects = render(flavour=flavour)
+    (container,) = only(objects, "StatefulSet", "broker")["spec"]["template"]["spec"]["containers"]
+    command = container["command"]
+    assert command[command.index("--custodian") + 1] == OWNER
+    assert container["startupProbe"]["httpGet"]["path"] == container["livenessProbe"]["httpGet"]["path"] == "/healthz"
+    assert container["readinessProbe"]["httpGet"]["path"] == "/readyz"
+    assert only(objects, "Service", "broker")["spec"]["publishNotReadyAddresses"] is True
+    assert "publishNotReadyAddresses" not in only(render(), "Service", "broker")["spec"]
 
 
 def test_alerts_ask_for_metrics_that_the_witness_shows():

@@ -116,4 +116,4 @@ def derive_key(device: GuestDevice, request: KeyRequest) -> bytes:
         )
     if status or not any(key):
         raise TeeDeviceError(f"the firmware derived no key: status {status:#x}")
-    return key
+    return bytes(key)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import os
 import threading
+import uuid
 from pathlib import Path
 
 from cryptography.hazmat.primitives import hashes
@@ -71,7 +72,7 @@ def detect(*, collateral: CollateralSource | None = None, root: Path = Path("/")
         return _inherit_simulated(descriptor)
     if gramine in real:
         return GramineTee(gramine, collateral=collateral)
-    if reports in real and (root / SEV_GUEST).exists():
+    if reports in real and ((root / SEV_GUEST).exists() or _provider(TsmReports(reports)) == b"sev_guest"):
         return SnpTee(TsmReports(reports), device=SevGuest(root / SEV_GUEST), collateral=collateral)
     if reports in real:
         return TdxTee(TsmReports(reports), collateral=collateral, event_log=root / BOOT_EVENT_LOG)
@@ -347,6 +348,19 @@ class AzureTee(_ToldTee):
         with self._lock:
             made = self._guest.evidence(report_data)
         return Evidence(tee=parse_azure(made).tee, quote=made)
+
+
+def _provider(reports: TsmReports) -> bytes:
+    """Return who makes configfs-tsm's reports; a container in an SEV-SNP guest may be there without the device."""
+    name = f"strongroom-{uuid.uuid4()}"
+    try:
+        reports.make(name)
+        try:
+            return reports.read(name, "provider").strip()
+        finally:
+            reports.remove(name)
+    except OSError:
+        return b""
 
 
 def is_azure(root: Path) -> bool:

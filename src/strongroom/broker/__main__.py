@@ -15,6 +15,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -27,23 +28,25 @@ from strongroom.attestation.tee import Tee, TeeCapabilityError
 from strongroom.broker.book import Book
 from strongroom.broker.clock import SteadyClock, last_written
 from strongroom.broker.desk import Desk
-from strongroom.broker.keys import BrokerKeys
+from strongroom.broker.handover import ask_for_key
 from strongroom.broker.ledger_store import METADATA
 from strongroom.broker.monitor import Monitor
+from strongroom.broker.opening import open_store
 from strongroom.broker.recent_collateral import RecentCollateral
 from strongroom.broker.server import reserve, serve
 from strongroom.broker.service import Service
 from strongroom.broker.sessions import Nonces, Sessions
 from strongroom.broker.state import State
 from strongroom.broker.tally import Tally
-from strongroom.catalog.store import MonotonicCounter, RolledBackStoreError, Store, StoreInUseError
+from strongroom.broker.vigil import Vigil
+from strongroom.catalog.store import ClosedStore, MonotonicCounter, RolledBackStoreError, Store, StoreInUseError
 from strongroom.errors import StrongroomError, UsageError
 from strongroom.ledger.entry import EntryKind
+from strongroom.statements import PartyId, StatementError
 
 COUNTER = "store"
 REFUSED_STARTS = "refused-starts"
 NOTED_STARTS = "noted-starts"
-SEALING_LABEL = "broker-store"
 MAX_PORT = 65_535
 STANDBY_SECONDS = 0.5
 
@@ -90,12 +93,11 @@ async def note_refused_starts(tee: Tee, desk: Desk) -> None:
             noted.advance_to(refused)
 
 
-async def open_store(place: str, *, tee: Tee, standby: bool, stop: asyncio.Event) -> Store | None:
+async def hold_store(place: str, *, standby: bool, stop: asyncio.Event) -> ClosedStore | None:
     """Return the store at ``place``; with ``standby``, once no other broker serves from it, or None if told to stop."""
     while not stop.is_set():
         try:
-            key = tee.sealing_key(SEALING_LABEL, terms=tee.sealing_terms())
-            return Store.open(place, sealing_key=key, tables=[METADATA])
+            return ClosedStore.hold(place, tables=[METADATA])
         except StoreInUseError:
             if not standby:
                 raise
@@ -104,18 +106,44 @@ async def open_store(place: str, *, tee: Tee, standby: bool, stop: asyncio.Event
     return None
 
 
-async def run(*, place: str, standby: bool, listen: tuple[str, int], metrics: tuple[str, int]) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What the operator chose; nothing in it is secret or believed more than the operator is."""
+
+    place: str
+    standby: bool
+    source: str
+    custodians: tuple[PartyId, ...]
+    listen: tuple[str, int]
+    metrics: tuple[str, int]
+
+
+async def run(settings: Settings) -> None:
     """Open the store, write the start into the ledger, and serve until told to stop or the store fails."""
-    monitor = Monitor(*metrics)  # The operator sees a broker that waits for its store, too.
+    monitor = Monitor(*settings.metrics)  # The operator sees a broker that waits for its store, too.
     tee = detect()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    store = await open_store(place, tee=tee, standby=standby, stop=stop)
-    if store is None:
+    handed = await asyncio.to_thread(ask_for_key, settings.source, tee=tee) if settings.source else None
+    closed = await hold_store(settings.place, standby=settings.standby, stop=stop)
+    if closed is None:
         return
-    held, tally = reserve(*listen), Tally()
+    held, tally = None, Tally()
     try:
+        held = reserve(*settings.listen)
+        address = held.getsockname()[:2]
+
+        def watch(vigil: Vigil) -> None:
+            monitor.vigil = vigil
+            say("sealed", address, monitor, custodians=[str(party) for party in vigil.custodians])
+
+        opened = await open_store(
+            closed, tee=tee, named=settings.custodians, handed=handed, held=held, watch=watch, stop=stop
+        )
+        if opened is None:
+            return
+        store = opened.store
         state = State.load(store.load())
         counter, protection = find_counter(tee, store)
         try:
@@ -123,9 +151,11 @@ async def run(*, place: str, standby: bool, listen: tuple[str, int], metrics: tu
         except RolledBackStoreError:
             count_refused_start(tee)
             raise
-        keys = state.keys or BrokerKeys.generate(now=datetime.now(UTC))
+        keys = opened.choose_keys(state.keys, now=datetime.now(UTC))
         memory = CollateralMemory.decode(state.collateral)
         book = Book(store=store, key=keys.ledger, origin=keys.origin, counter=counter, tally=tally)
+        opened.verify_ledger(book.public, book.log)
+        opened = opened.seal_anew(book.public)
         desk = Desk(
             keys=keys,
             state=state,
@@ -140,22 +170,22 @@ async def run(*, place: str, standby: bool, listen: tuple[str, int], metrics: tu
             ),
             memory=memory,
             tee=tee,
+            keeping=opened.keeping,
             tally=tally,
             clock=SteadyClock(wall=lambda: datetime.now(UTC), passed=time.monotonic, after=last_written(book.log)),
         )
+        begun = {"measurement": tee.own_measurement, "simulated": tee.simulated, "rollback": protection}
         await desk.write(
             EntryKind.START,
-            {"measurement": tee.own_measurement, "simulated": tee.simulated, "rollback": protection},
-            changes=() if state.keys else (keys.to_change(),),
+            {**begun, **opened.keeping.to_facts()},
+            changes=() if keys is state.keys else (keys.to_change(),),
             administrative=True,
         )
         await note_refused_starts(tee, desk)
         serving = await serve(Service(desk), keys, held=held, stop=stop)
         gc.freeze()  # What was loaded to start with stays; looking through it again and again finds nothing.
-        monitor.desk = desk
-        host, port = held.getsockname()[:2]
-        said = {"event": "ready", "host": host, "port": port, "metrics": monitor.port}
-        print(json.dumps(said), flush=True)  # noqa: T201
+        monitor.desk, monitor.vigil = desk, None
+        say("ready", address, monitor)
         waiting: set[asyncio.Future[Any]] = {serving, book.failure}
         await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         stop.set()
@@ -164,8 +194,15 @@ async def run(*, place: str, standby: bool, listen: tuple[str, int], metrics: tu
         if book.failure.done():
             raise book.failure.result()
     finally:
-        held.close()
-        store.close()
+        if held is not None:
+            held.close()
+        closed.close()
+
+
+def say(event: str, address: tuple[str, int], monitor: Monitor, **more: object) -> None:
+    """Tell whoever started this broker how far it is, in one line of JSON."""
+    host, port = address
+    print(json.dumps({"event": event, "host": host, "port": port, "metrics": monitor.port, **more}), flush=True)  # noqa: T201
 
 
 def parse_address(option: str, text: str) -> tuple[str, int]:
@@ -176,19 +213,44 @@ def parse_address(option: str, text: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
+def parse_custodian(text: str) -> PartyId:
+    """Return the party named with ``--custodian``; raise UsageError unless it is one."""
+    try:
+        return PartyId.parse(text)
+    except StatementError as error:
+        raise UsageError(f"--custodian is a party, got {text[:80]!r}", hint=error.hint) from error
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the broker and return its exit code."""
     parser = argparse.ArgumentParser(prog="strongroom-broker", description="Release keys to attested workloads.")
     parser.add_argument("--store", required=True, help="the sealed store: a directory, or postgresql+psycopg://...")
     parser.add_argument("--metrics", default="127.0.0.1:0", help="host:port where the operator looks, over plain HTTP")
     parser.add_argument("--standby", action="store_true", help="wait while another broker serves from the store")
+    parser.add_argument(
+        "--from", dest="source", default="", help="https://host:port of a broker that hands its key over"
+    )
+    parser.add_argument(
+        "--custodian",
+        dest="custodians",
+        action="append",
+        default=[],
+        help="a party without whom the store does not open, where the TEE has no sealing key; once for each",
+    )
     parser.add_argument("--listen", default="127.0.0.1:0", help="host:port; port 0 takes a free one")
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s %(message)s")
     try:
-        listen, metrics = parse_address("--listen", arguments.listen), parse_address("--metrics", arguments.metrics)
+        settings = Settings(
+            place=arguments.store,
+            standby=arguments.standby,
+            source=arguments.source,
+            custodians=tuple(parse_custodian(text) for text in arguments.custodians),
+            listen=parse_address("--listen", arguments.listen),
+            metrics=parse_address("--metrics", arguments.metrics),
+        )
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(run(place=arguments.store, standby=arguments.standby, listen=listen, metrics=metrics))
+            runner.run(run(settings))
     except StrongroomError as error:
         said = {"event": "failed", "kind": error.kind, "message": error.message, "hint": error.hint}
         print(json.dumps(said), flush=True)  # noqa: T201

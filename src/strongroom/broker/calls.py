@@ -42,6 +42,10 @@ class BrokerRefusedError(RefusedError):
         self.index = index
 
 
+class SealedBrokerError(TransportError):
+    """The broker is sealed: its custodians have to unseal it before it serves anybody."""
+
+
 class SessionLostError(EvidenceError):
     """The broker no longer knows the session; attest again."""
 
@@ -229,6 +233,8 @@ def _raise(status: int, answer: Mapping[str, Any]) -> NoReturn:
             index=-1,
             hint="enrol first, or use the ticket and admission that were issued for this job",
         )
+    if kind == SealedBrokerError.__name__:
+        raise SealedBrokerError(message, hint=hint)
     if status >= httpx.codes.INTERNAL_SERVER_ERROR:
         raise TransportError(message, hint="the broker's own log names the request")
     raise UsageError(message, hint=hint)

@@ -151,7 +151,7 @@ class BrokerClient:
                 role=Role.BROKER, nonce=nonce, exporter=b"", own_key=public.digest, peer_key=b"", job_digest=b""
             )
             result = verifier.appraise(evidence, report_data=expected, now=now or datetime.now(UTC))
-            _expect(result, expected_measurements)
+            expect_measurement(result, expected_measurements)
             line.remember(memory, ledger)
             client = cls(line, result=result, public=public, memory=memory, ledger=ledger)
             client.checkpoint()
@@ -352,6 +352,18 @@ class BrokerClient:
         session.attest()
         return session
 
+    # The door for a standby.
+
+    @property
+    def tls_spki(self) -> bytes:
+        """Return the key of this connection, which the broker's evidence vouches for."""
+        return self._public.tls_spki
+
+    def ask_for_handover(self, *, nonce: bytes, kem: bytes, evidence: Evidence) -> bytes:
+        """Return the store's key as the broker seals it to ``kem`` of a standby; raise RefusedError if it does not."""
+        body = {"nonce": encode64(nonce), "kem": encode64(kem), "evidence": evidence.to_json()}
+        return decode64(str(self._line.call("/v1/handover", body, again=False)["sealed"]), name="the store's key")
+
     def attest_with_recorded_evidence(
         self, evidence: Evidence, *, role: Role, job_digest: str, ticket: Ticket
     ) -> dict[str, Any]:
@@ -381,7 +393,8 @@ class BrokerClient:
         return self._line.call(path, {"order": order.encode(), **(more or {})}, again=False)
 
 
-def _expect(result: AttestationResult, measurements: Collection[str]) -> None:
+def expect_measurement(result: AttestationResult, measurements: Collection[str]) -> None:
+    """Raise MeasurementError unless the broker measures as one of ``measurements``; none expects nothing."""
     if result.measurement not in measurements:
         raise MeasurementError(
             f"the broker measures as {result.measurement}, "

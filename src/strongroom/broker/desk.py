@@ -14,6 +14,7 @@ from strongroom.attestation.appraisal import Verifier
 from strongroom.attestation.memory import CollateralMemory
 from strongroom.attestation.tee import Tee
 from strongroom.broker.book import Book, Written
+from strongroom.broker.keeping import Keeping
 from strongroom.broker.keys import BrokerKeys
 from strongroom.broker.orders import Order, VerifiedOrder, verify_order
 from strongroom.broker.records import COLLATERAL, Job, text_change
@@ -56,6 +57,7 @@ class Desk:
     verifier: Verifier
     memory: CollateralMemory
     tee: Tee
+    keeping: Keeping
     tally: Tally
     clock: Callable[[], datetime]
 

@@ -46,6 +46,14 @@ class BrokerKeys:
     @classmethod
     def generate(cls, *, now: datetime) -> Self:
         """Make new keys and a self-signed certificate for them."""
+        return cls._make(now=now, kem=KemKey.generate(), ledger=SigningKey.generate(name="ledger"))
+
+    def renew(self, *, now: datetime) -> Self:
+        """Return keys of the same ledger, with the same KEM key, whose TLS key and admission secret are new."""
+        return type(self)._make(now=now, kem=self.kem, ledger=self.ledger)
+
+    @classmethod
+    def _make(cls, *, now: datetime, kem: KemKey, ledger: SigningKey) -> Self:
         key = ec.generate_private_key(ec.SECP256R1())
         name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, SERVER_NAME)])
         certificate = (
@@ -66,8 +74,8 @@ class BrokerKeys:
         return cls(
             tls_key=private,
             certificate=certificate.public_bytes(serialization.Encoding.PEM),
-            kem=KemKey.generate(),
-            ledger=SigningKey.generate(name="ledger"),
+            kem=kem,
+            ledger=ledger,
             admission_secret=os.urandom(_SECRET_BYTES),
         )
 

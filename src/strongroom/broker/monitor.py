@@ -22,6 +22,7 @@ from prometheus_client.registry import Collector
 
 from strongroom.broker.desk import Desk
 from strongroom.broker.tally import COMMIT_SECONDS
+from strongroom.broker.vigil import Vigil
 from strongroom.catalog.store import StoreError
 from strongroom.errors import UsageError
 
@@ -34,11 +35,14 @@ _OUTCOMES = {200: "answered", 400: "malformed", 401: "unproven", 403: "refused",
 class Monitor:
     """The operator's listener; ``desk`` is None until the broker serves, and while it stands by.
 
+    ``vigil`` is there while it is sealed, and says how many custodians have contributed.
+
     It waits ``patience`` seconds for the event loop, and as long for a caller to say what it wants.
     """
 
     def __init__(self, host: str, port: int, *, patience: float = PATIENCE) -> None:
         self.desk: Desk | None = None
+        self.vigil: Vigil | None = None
         self.patience = patience
         self._loop = asyncio.get_running_loop()
         self._registry = CollectorRegistry()
@@ -78,8 +82,15 @@ class Monitor:
                 if self.desk is not None:
                     await self.desk.book.stand_alone()  # An idle broker learns here that another took over its store.
                     return HTTPStatus.OK, b"ok\n"
-            return HTTPStatus.SERVICE_UNAVAILABLE, b"not serving\n"
+            return HTTPStatus.SERVICE_UNAVAILABLE, self._why_not_serving()
         return HTTPStatus.NOT_FOUND, b"there are /metrics, /healthz and /readyz\n"
+
+    def _why_not_serving(self) -> bytes:
+        """Return numbers alone: who has to contribute is told by the sealed broker's own door."""
+        if self.vigil is None:
+            return b"not serving\n"
+        given, all_ = len(self.vigil.given), len(self.vigil.custodians)
+        return f"sealed: {given} of {all_} custodians have contributed\n".encode()
 
 
 class _Figures(Collector):
@@ -91,6 +102,10 @@ class _Figures(Collector):
     def collect(self) -> Iterator[Metric]:
         desk = self._monitor.desk
         yield _gauge("serving", "1 while this broker serves, 0 while it starts or stands by", desk is not None)
+        vigil = self._monitor.vigil
+        yield _gauge("sealed", "1 while this broker waits for its custodians to unseal it", vigil is not None)
+        missing = 0 if vigil is None else len(vigil.custodians) - len(vigil.given)
+        yield _gauge("custodians_missing", "custodians who have yet to contribute", missing)
         if desk is None:
             return
         yield from _count(desk)

@@ -7,3 +7,5 @@ KNOWN_HEADER = "strongroom-known"  # how many entries of the ledger the caller h
 PROOF_HEADER = "strongroom-proof"  # that the answer's checkpoint continues those
 NONCE_BYTES = 32
 MOST_WANTED = 1_000_000  # answers of one caller in one window
+SEALED_LABEL = b"strongroom/sealed-broker/v1"  # In the evidence of a broker that waits for its custodians.
+STANDBY_LABEL = b"strongroom/standby/v1"  # In the evidence of a broker that asks another for the store's key.

@@ -28,6 +28,7 @@ class Order(StrEnum):
     APPROVE = "approval-order"
     PENDING = "pending-order"
     FETCH = "result-order"
+    UNSEAL = "unseal-order"
 
 
 _FIELDS: Mapping[Order, tuple[str, ...]] = {
@@ -38,6 +39,7 @@ _FIELDS: Mapping[Order, tuple[str, ...]] = {
     Order.APPROVE: ("output", "digest"),
     Order.PENDING: (),
     Order.FETCH: ("job", "output"),
+    Order.UNSEAL: ("seal", "contribution", "checkpoint"),
 }
 
 

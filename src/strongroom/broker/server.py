@@ -14,18 +14,24 @@ import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PosixPath
-from typing import Self
+from typing import Any, Protocol, Self
 
 from granian.constants import HTTPModes, Interfaces, SSLProtocols
 from granian.server.embed import Server
 
 from strongroom.broker.keys import BrokerKeys
 from strongroom.broker.names import SERVER_NAME
-from strongroom.broker.service import Service
 from strongroom.errors import TransportError, UsageError
 
 READY_SECONDS = 10.0
 BACKLOG = 1024
+
+
+class Application(Protocol):
+    """What answers requests: the serving broker's doors, or a sealed one's."""
+
+    async def __rsgi__(self, scope: Any, protocol: Any) -> None:  # noqa: ANN401  granian's objects
+        """Answer one request."""
 
 
 class MemoryFile(PosixPath):
@@ -67,7 +73,9 @@ def reserve(host: str, port: int) -> socket.socket:
     return held
 
 
-async def serve(service: Service, keys: BrokerKeys, *, held: socket.socket, stop: asyncio.Event) -> asyncio.Task[None]:
+async def serve(
+    service: Application, keys: BrokerKeys, *, held: socket.socket, stop: asyncio.Event
+) -> asyncio.Task[None]:
     """Return the serving task once the server answers on the address that ``held`` reserves."""
     host, port = held.getsockname()[:2]
     with (

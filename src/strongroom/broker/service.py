@@ -17,6 +17,7 @@ from strongroom.broker.desk import ConflictError, Desk, RecordedRefusalError, St
 from strongroom.broker.doors.analysts import AnalystsDoor
 from strongroom.broker.doors.owners import OwnersDoor
 from strongroom.broker.doors.public import PublicDoor
+from strongroom.broker.doors.standby import StandbyDoor
 from strongroom.broker.doors.workloads import WorkloadsDoor
 from strongroom.broker.names import CHECKPOINT_HEADER, KNOWN_HEADER, PROOF_HEADER, SESSION_HEADER
 from strongroom.broker.requests import MalformedRequestError, decode64, encode64
@@ -91,6 +92,7 @@ class Service:
             "/v1/pending": Route(limit=SMALL, open=owners.pending),
             "/v1/jobs": Route(limit=LARGE, open=analysts.submit),
             "/v1/results": Route(limit=SMALL, open=analysts.fetch),
+            "/v1/handover": Route(limit=MEDIUM, open=StandbyDoor(desk).hand_over),
             "/v1/attest": Route(limit=MEDIUM, open=workloads.attest),
             "/v1/release": Route(limit=MEDIUM, proven=workloads.release),
             "/v1/renew": Route(limit=SMALL, proven=workloads.renew),
@@ -117,20 +119,20 @@ class Service:
         try:
             route = self._routes.get(scope.path)
             if route is None or scope.method != "POST":
-                return _error(404, "UnknownDoorError", public=True, message=f"no door at {scope.path[:80]}")
-            body = await _read(scope, protocol, route.limit)
+                return error_answer(404, "UnknownDoorError", public=True, message=f"no door at {scope.path[:80]}")
+            body = await read_body(scope, protocol, route.limit)
             if route.open is not None:
                 found = await route.open(body)
             elif route.proven is not None:
                 found = await route.proven(self._prove(scope, body), body)
             else:
-                return _error(404, "UnknownDoorError", public=False, message="")
+                return error_answer(404, "UnknownDoorError", public=False, message="")
             return Answer(status=200, body=json.dumps(found).encode())
         except StrongroomError as error:
-            return _explain(error, scope.path)
+            return explain(error, scope.path)
         except Exception:
             log.exception("request_failed", extra={"path": scope.path})
-            return _error(500, "InternalError", public=False, message="")
+            return error_answer(500, "InternalError", public=False, message="")
 
     def _continue(self, known: str) -> bytes:
         """Return the proof that the newest checkpoint continues what the caller has seen, or nothing."""
@@ -154,7 +156,7 @@ class Service:
         )
 
 
-async def _read(scope: Scope, protocol: Any, limit: int) -> bytes:  # noqa: ANN401  granian's protocol object
+async def read_body(scope: Scope, protocol: Any, limit: int) -> bytes:  # noqa: ANN401  granian's protocol object
     """Return the body; raise MalformedRequestError as soon as it is too large."""
     stated = str(scope.headers.get("content-length") or "0")
     if not stated.isdecimal() or int(stated) > limit:
@@ -171,27 +173,28 @@ async def _read(scope: Scope, protocol: Any, limit: int) -> bytes:  # noqa: ANN4
     return b"".join(parts)
 
 
-def _explain(error: StrongroomError, path: str) -> Answer:
+def explain(error: StrongroomError, path: str) -> Answer:
     """Return what the caller may know: reasons to those concerned, a kind to strangers."""
     log.info("request_refused", extra={"path": path, "kind": error.kind})
     if isinstance(error, RecordedRefusalError):
         extra = {"reasons": list(error.reasons), "index": error.index}
-        return _error(403, "RefusedError", public=True, message=error.message, hint=error.hint, **extra)
+        return error_answer(403, "RefusedError", public=True, message=error.message, hint=error.hint, **extra)
     if isinstance(error, RefusedError):
-        return _error(403, "RefusedError", public=True, message=error.message, reasons=list(error.reasons))
+        return error_answer(403, "RefusedError", public=True, message=error.message, reasons=list(error.reasons))
     if isinstance(error, StrangerError | SessionError | SessionProofError | StaleNonceError):
-        return _error(401, error.kind, public=False, message=error.message)
+        return error_answer(401, error.kind, public=False, message=error.message)
     if isinstance(error, ConflictError):
-        return _error(409, error.kind, public=True, message=error.message, hint=error.hint)
+        return error_answer(409, error.kind, public=True, message=error.message, hint=error.hint)
     # What is wrong with a document is told to whoever sent it: it says nothing that the sender did not.
     if isinstance(
         error, MalformedRequestError | PolicyError | EnvelopeError | LedgerError | EvidenceError | UsageError
     ):
-        return _error(400, error.kind, public=True, message=error.message, hint=error.hint)
-    return _error(500 if error.exit_code == 1 else 400, error.kind, public=False, message=error.message)
+        return error_answer(400, error.kind, public=True, message=error.message, hint=error.hint)
+    return error_answer(500 if error.exit_code == 1 else 400, error.kind, public=False, message=error.message)
 
 
-def _error(status: int, kind: str, *, public: bool, message: str, **more: Any) -> Answer:  # noqa: ANN401  JSON
+def error_answer(status: int, kind: str, *, public: bool, message: str, **more: Any) -> Answer:  # noqa: ANN401  JSON
+    """Return an error with a request id; whatever is not ``public`` stays unsaid."""
     body: dict[str, Any] = {"kind": kind, "request": secrets.token_hex(8)}
     if public:
         body |= {"message": message, **more}

@@ -1,4 +1,4 @@
-"""Seal the broker's records under a key that only its own measurement can derive (spec/4-release.md §5.2).
+"""Seal the broker's records under the store's key (spec/4-release.md §5.2, §5.5).
 
 AES-256-GCM with the record's place and sequence as associated data, and a keyed hash over the whole set of records, so
 that the host can neither read, change, swap, drop nor bring back a single one. It never sees plaintext keys on disk.
@@ -28,7 +28,7 @@ class SealError(StrongroomError):
 
 
 class Sealer:
-    """Seals and opens records; built from the TEE's sealing key, which it does not keep."""
+    """Seals and opens records; built from the store's key, which it does not keep."""
 
     __slots__ = ("_aead", "_tag_key")
 

@@ -36,6 +36,12 @@ HEAD = sa.Table(
     sa.Column("id", sa.Integer, primary_key=True),
     sa.Column("sealed", sa.LargeBinary, nullable=False),
 )
+SEAL = sa.Table(
+    "seal",
+    _METADATA,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("text", sa.Text, nullable=False),
+)
 _HEAD_PLACE = frame(b"strongroom/store/head/v1")
 
 
@@ -86,6 +92,45 @@ class LedgerEnd:
     write: Callable[[Cursor], None]
 
 
+class ClosedStore:
+    """A store that this process holds and cannot read yet; ``seal`` says in the clear how its key is come by.
+
+    The host may have written the seal: it is a hint, under which records open or do not.
+    """
+
+    def __init__(self, database: Database, *, seal: str, empty: bool) -> None:
+        self._database = database
+        self.seal = seal
+        self.empty = empty
+
+    @classmethod
+    def hold(cls, place: str | Path, *, tables: Sequence[sa.MetaData]) -> Self:
+        """Take the store at ``place``, made if need be; ``tables`` are other rooms' tables in the same database.
+
+        ``place`` is a directory or the address of a PostgreSQL database. Raise StoreInUseError if another process uses
+        it, UsageError if it cannot be reached, StoreError if it is not a store.
+        """
+        database = open_database(place)
+        try:
+            for metadata in (_METADATA, *tables):
+                metadata.create_all(database.engine)
+            with database.engine.connect() as connection:
+                seal = connection.execute(sa.select(SEAL.c.text)).scalar()
+                head = connection.execute(sa.select(HEAD.c.id)).scalar()
+        except (sa.exc.DatabaseError, sqlite3.DatabaseError) as error:
+            database.close()
+            raise _damaged(database, error) from error
+        return cls(database, seal=seal or "", empty=head is None and not seal)
+
+    def open(self, key: bytes) -> Store:
+        """Return the store, whose records open under ``key`` or not at all."""
+        return Store(self._database, sealer=Sealer(key))
+
+    def close(self) -> None:
+        """Let go of the store."""
+        self._database.close()
+
+
 class Store:
     """The broker's store in one database; one process at a time."""
 
@@ -95,23 +140,9 @@ class Store:
         self._sealer = sealer
         self._tags: dict[tuple[str, str], int] = {}
         self._sealed_head: bytes | None = None
+        self._carried: tuple[Change, ...] = ()
+        self._next_seal = ""
         self.head = Head()
-
-    @classmethod
-    def open(cls, place: str | Path, *, sealing_key: bytes, tables: Sequence[sa.MetaData]) -> Self:
-        """Open or create the store at ``place``; ``tables`` are other rooms' tables in the same database.
-
-        ``place`` is a directory or the address of a PostgreSQL database. Raise StoreInUseError if another process uses
-        it, UsageError if it cannot be reached, StoreError if it is not a store.
-        """
-        database = open_database(place)
-        try:
-            for metadata in (_METADATA, *tables):
-                metadata.create_all(database.engine)
-        except (sa.exc.DatabaseError, sqlite3.DatabaseError) as error:
-            database.close()
-            raise _damaged(database, error) from error
-        return cls(database, sealer=Sealer(sealing_key))
 
     def load(self) -> Iterator[Change]:
         """Yield every record, opened; raise StoreError at the end unless they are exactly what was committed."""
@@ -144,17 +175,27 @@ class Store:
                 hint="the store was changed from outside; restore the newest backup of the whole directory",
             )
 
+    def reseal(self, key: bytes, *, seal: str) -> None:
+        """Have the next commit write every record anew under ``key``, and ``seal`` with them; load the store before.
+
+        Until then nothing has changed; afterwards nothing opens under the old key any more.
+        """
+        self._carried, self._next_seal = tuple(self._load()), seal
+        self._sealer = Sealer(key)
+
     def commit(self, changes: Sequence[Change], *, epoch: int, ledger: LedgerEnd) -> None:
         """Write ``changes`` and what the ledger grew by in one durable transaction."""
-        sequence, tags = self.head.sequence, self.head.tags
+        resealing = bool(self._next_seal)
+        known = {} if resealing else self._tags
+        sequence, tags = self.head.sequence, 0 if resealing else self.head.tags
         fresh: dict[tuple[str, str], int] = {}
         rows: dict[tuple[str, str], tuple[str, str, int, bytes]] = {}
-        for change in changes:
+        for change in (*self._carried, *changes):
             sequence += 1
             name = (change.kind, change.key)
             place = _place(change.kind, change.key, sequence)
             sealed = self._sealer.seal(change.value, place=place)
-            old = fresh.get(name, self._tags.get(name, 0))
+            old = fresh.get(name, known.get(name, 0))
             fresh[name] = self._sealer.tag(sealed, place=place)
             tags = add_tags(tags, -old, fresh[name])
             rows[name] = (change.kind, change.key, sequence, sealed)
@@ -179,6 +220,9 @@ class Store:
             ledger.write(cursor)
             if rows:
                 cursor.executemany(_REPLACE_RECORD, rows.values())
+            if resealing:
+                cursor.execute(_REPLACE_SEAL, (self._next_seal,))
+        self._carried, self._next_seal = (), ""
         self._sealed_head = sealed_head
         self.head = head
         self._tags.update(fresh)
@@ -227,6 +271,7 @@ _REPLACE_RECORD = (
     "INSERT INTO records (kind, key, sequence, sealed) VALUES (?, ?, ?, ?) "
     "ON CONFLICT (kind, key) DO UPDATE SET sequence = excluded.sequence, sealed = excluded.sealed"
 )
+_REPLACE_SEAL = "INSERT INTO seal (id, text) VALUES (1, ?) ON CONFLICT (id) DO UPDATE SET text = excluded.text"
 _READ_HEAD = "SELECT sealed FROM head WHERE id = 1"
 _FIRST_HEAD = "INSERT INTO head (id, sealed) VALUES (1, ?) ON CONFLICT (id) DO NOTHING"
 _NEXT_HEAD = "UPDATE head SET sealed = ? WHERE id = 1 AND sealed = ?"
@@ -238,6 +283,7 @@ def _place(kind: str, key: str, sequence: int) -> bytes:
 
 __all__ = [
     "Change",
+    "ClosedStore",
     "Head",
     "LedgerEnd",
     "MonotonicCounter",

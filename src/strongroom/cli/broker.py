@@ -31,6 +31,7 @@ broker.add_command(restore)
     examples=(
         "strongroom broker start --platform platform/ --store store/",
         "strongroom broker start --platform platform/ --store store/ --listen 127.0.0.1:7443 --json",
+        "strongroom broker start --platform platform/ --store store/ --tee tdx --custodian airline:0123...",
         "strongroom broker start --platform platform/ --store 'postgresql+psycopg://me@db/store?passfile=pgpass'",
     ),
 )
@@ -50,6 +51,21 @@ broker.add_command(restore)
 )
 @click.option("--standby", is_flag=True, help="Wait while another broker serves from this store, then take over.")
 @click.option(
+    "--from",
+    "source",
+    default="",
+    metavar="URL",
+    help="With --standby and custodians: the serving broker, which attests this one and hands its store's key over.",
+)
+@click.option(
+    "--custodian",
+    "custodians",
+    multiple=True,
+    metavar="PARTY",
+    help="Where the TEE has no sealing key (tdx): a party, as `strongroom identity` prints it, without whom the store "
+    "does not open; once for each owner that will register data. More can be named at a later start, none be dropped.",
+)
+@click.option(
     "--listen", default="127.0.0.1:0", show_default=True, metavar="HOST:PORT", help="Port 0 takes a free one."
 )
 @click.option(
@@ -60,18 +76,39 @@ broker.add_command(restore)
     help="Where /metrics, /healthz and /readyz answer over plain HTTP; counts only, nothing secret.",
 )
 @click.option("--tee", type=click.Choice(("sgx", "tdx")), default="sgx", show_default=True, help="The kind of quotes.")
-def _start(screen: Screen, *, platform: Path, store: str, standby: bool, listen: str, metrics: str, tee: str) -> int:
+def _start(
+    screen: Screen,
+    *,
+    platform: Path,
+    store: str,
+    standby: bool,
+    source: str,
+    custodians: tuple[str, ...],
+    listen: str,
+    metrics: str,
+    tee: str,
+) -> int:
     """Start a broker and keep it until Ctrl-C.
 
-    Prints its address and measurement as soon as it is ready. Inside real TEEs the broker is started by the image, as
+    Prints its address and measurement as soon as it answers; where it has custodians it then waits for each of them to
+    run `strongroom unseal`. Inside real TEEs the broker is started by the image, as
     `python -m strongroom.broker`.
     """
     from strongroom.parties.operator import Operator
+    from strongroom.statements import PartyId
 
     screen.warn_simulated()
     operator = Operator(platform, tee="tdx" if tee == "tdx" else "sgx")
     log = platform / "broker.log"
-    running = operator.start_broker(store, standby=standby, listen=listen, metrics=metrics, log=log)
+    running = operator.start_broker(
+        store,
+        standby=standby,
+        source=source,
+        custodians=[PartyId.parse(text) for text in custodians],
+        listen=listen,
+        metrics=metrics,
+        log=log,
+    )
     for number in (signal.SIGINT, signal.SIGTERM):  # A shell lets what it starts in the background ignore SIGINT.
         signal.signal(number, _interrupt)
     try:
@@ -81,12 +118,15 @@ def _start(screen: Screen, *, platform: Path, store: str, standby: bool, listen:
                 "measurement": running.measurement,
                 "metrics": running.metrics,
                 "platform": str(platform),
+                "state": "sealed" if running.custodians else "serving",
+                "custodians": list(running.custodians),
                 "simulated": True,
             },
             text=(
                 f"broker       {running.url}",
                 f"measurement  {running.measurement}",
                 f"metrics      {running.metrics}",
+                *(f"sealed until {party} has contributed: strongroom unseal" for party in running.custodians),
             ),
         )
         status = 0
@@ -179,6 +219,33 @@ def _trust(
     trusted = TrustedBroker(url=parse_broker_url(url), measurements=read_measurements(single, file=file), vendor=vendor)
     Home(home).trust(trusted)
     screen.result(trusted.to_json(), text=(f"trusted: {trusted.url}",))
+
+
+@verb(
+    name="status",
+    group=broker,
+    examples=("strongroom broker status", "strongroom broker status https://broker.example:8443 --json"),
+)
+@click.argument("url", required=False, metavar="[URL]")
+@home_option
+def _status(screen: Screen, *, url: str | None, home: Path) -> None:
+    """Attest the broker at URL and say whether it serves, or is sealed and waits for which custodians."""
+    from strongroom.parties.home import Home
+    from strongroom.parties.unsealing import look_at_broker
+
+    place = Home(home)
+    trusted = place.broker(url)
+    found = look_at_broker(trusted.url, trust=trusted.trust(), memory=place.memory(trusted))
+    missing = (f"missing      {party}" for party in found.missing)
+    screen.result(
+        found.to_json(),
+        text=(
+            f"broker       {found.url}",
+            f"state        {'sealed' if found.sealed else 'serving'}",
+            f"measurement  {found.measurement}",
+            *(missing if found.sealed else (f"ledger       {found.entries} entries",)),
+        ),
+    )
 
 
 @verb(name="forget", group=broker, examples=("strongroom broker forget https://broker.example:7443",))

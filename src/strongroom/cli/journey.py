@@ -20,7 +20,10 @@ from strongroom.errors import StrongroomError, UsageError
 
 SECTIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("The journey", ("encrypt", "permit", "register", "submit", "attest", "approve", "fetch", "revoke", "audit")),
-    ("Around it", ("serve", "proxy", "broker", "witness", "worker", "job", "demo", "inspect", "measure", "identity")),
+    (
+        "Around it",
+        ("serve", "proxy", "broker", "unseal", "witness", "worker", "job", "demo", "inspect", "measure", "identity"),
+    ),
 )
 INTERRUPTED = 130  # what a shell reports for a process that SIGINT ended
 _GAP = 2

@@ -27,6 +27,7 @@ from strongroom.statements import SigningKey, Statement
 
 PURPOSE = "delay-statistics"
 LEASE_SECONDS = 2
+UNSEAL_SECONDS = 30.0
 WITHHELD = {"flights": ("flight", "dep_time"), "weather": (), "planes": ("model",)}
 PROGRAMS = Path(__file__).parent / "programs"
 
@@ -105,10 +106,18 @@ class World:
     def start_broker(self) -> str:
         """Start the measured broker on a free port and return its URL; raise what it said if it refuses to start."""
         port = self.broker_url.rpartition(":")[2] or "0"
+        sealing = self.platform.tee == "sgx"  # A trust domain has no sealing key: its owners open what is kept.
         running = Operator(self.platform).start_broker(
-            self.store, listen=f"{self.broker_host}:{port}", log=self.directory / "broker.log"
+            self.store,
+            listen=f"{self.broker_host}:{port}",
+            log=self.directory / "broker.log",
+            custodians=() if sealing else [home.owner.key.party for home in self.owners.values()],
         )
         self.broker, self.broker_process, self.broker_url = running, running.process, running.url
+        if running.custodians:
+            for home in self.owners.values():
+                home.owner.unseal(running.url, patience=UNSEAL_SECONDS)
+            running.wait_unsealed(UNSEAL_SECONDS)
         return self.broker_url
 
     def stop_broker(self) -> None:

@@ -29,6 +29,7 @@ class EntryKind(StrEnum):
     """Everything the ledger speaks of."""
 
     START = "start"
+    HANDOVER = "handover"
     ROLLBACK = "rollback"
     MEMBER = "member"
     DATASET = "dataset"

@@ -55,6 +55,11 @@ class CheckpointMemory:
                 hint="restore the file from a backup; deleting it gives up the protection against a rolled-back ledger",
             ) from error
 
+    def recall_note(self) -> str:
+        """Return the remembered checkpoint as the signed note that it came as, or an empty text before the first."""
+        remembered = self.recall()
+        return "" if remembered is None else remembered[1].encode()
+
     @classmethod
     def carried(cls, path: Path, text: str) -> Self:
         """Return a memory at ``path`` that begins with what another one, :meth:`carry`, remembered."""

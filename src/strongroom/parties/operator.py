@@ -12,7 +12,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +36,30 @@ class BrokerStartError(StrongroomError):
 
 @dataclass(slots=True)
 class RunningBroker:
-    """A broker that is ready: where it answers, what it measures, where it shows how it goes, and its process."""
+    """A broker that answers: where, what it measures, where it shows how it goes, and its process.
+
+    ``custodians`` have to unseal it before it serves; none if it is ready.
+    """
 
     url: str
     measurement: str
     metrics: str
     process: SimulatedProcess
+    custodians: tuple[str, ...] = ()
+    events: queue.Queue[dict[str, object] | None] = field(default_factory=queue.Queue, repr=False)
+
+    def wait_unsealed(self, seconds: float) -> None:
+        """Wait until the broker serves; raise BrokerStartError if it ends instead, TransportError after ``seconds``."""
+        if not self.custodians:
+            return
+        try:
+            said = self.events.get(timeout=seconds)
+        except queue.Empty as error:
+            raise TransportError(
+                f"the broker is still sealed after {seconds:.0f} s", hint="each custodian runs `strongroom unseal`"
+            ) from error
+        _check_event(said, expected=("ready",), words="")
+        self.custodians = ()
 
     def wait(self) -> int:
         """Wait for the broker's end and return its exit status."""
@@ -69,23 +87,29 @@ class Operator:
         listen: str,
         log: Path,
         standby: bool = False,
+        source: str = "",
+        custodians: Collection[PartyId] = (),
         metrics: str = "127.0.0.1:0",
     ) -> RunningBroker:
-        """Start the measured broker on ``listen`` (host:port, port 0 for a free one) and return it when it is ready.
+        """Start the measured broker on ``listen`` (host:port, port 0 for a free one) and return it when it answers.
 
         Its sealed records are kept in ``store``, a directory or a PostgreSQL address, and what it says goes to ``log``.
         ``metrics`` is where it shows its operator how it goes. With ``standby`` it is ready once no other broker serves
-        from the store, however long that takes. Raise BrokerStartError with its own words if it refuses to start,
-        TransportError if it says nothing for half a minute.
+        from the store, however long that takes; the one at ``source`` hands it its key before. Where the TEE has no
+        sealing key it answers sealed: ``custodians``, named at the first start, have to unseal it. Raise
+        BrokerStartError with its own words if it refuses to start, TransportError if it says nothing for half a minute.
         """
         log.parent.mkdir(parents=True, exist_ok=True)
         place = str(store) if "://" in str(store) else str(Path(store).absolute())
         argv = ["--store", place, "--listen", listen, "--metrics", metrics, *(["--standby"] if standby else [])]
+        argv += ["--from", source] if source else []
+        argv += [word for party in custodians for word in ("--custodian", str(party))]
         with log.open("ab") as stream:
             begin = stream.tell()
             process = self.platform.start(Role.BROKER, argv, stdout=subprocess.PIPE, stderr=stream)
+        events: queue.Queue[dict[str, object] | None] = queue.Queue()
         try:
-            said = _first_event(process, log=log, begin=begin, seconds=None if standby else _READY_SECONDS)
+            said = _first_event(process, events, log=log, begin=begin, seconds=None if standby else _READY_SECONDS)
         except BaseException:
             _stop(process)
             raise
@@ -94,6 +118,8 @@ class Operator:
             measurement=process.measurement,
             metrics=f"http://{metrics.rpartition(':')[0]}:{said.get('metrics')}/metrics",
             process=process,
+            custodians=tuple(str(party) for party in _listed(said.get("custodians"))),
+            events=events,
         )
 
     def lend(
@@ -141,9 +167,19 @@ def _last_words(log: Path, begin: int) -> str:
     return f": {said[-1][:_MAX_WORDS]}" if said else ""
 
 
-def _first_event(process: SimulatedProcess, *, log: Path, begin: int, seconds: float | None) -> dict[str, object]:
-    """Return what a process says when it is ready, and keep its output flowing ever after."""
-    events: queue.Queue[dict[str, object] | None] = queue.Queue()
+def _listed(value: object) -> list[object]:
+    return value if isinstance(value, list) else []
+
+
+def _first_event(
+    process: SimulatedProcess,
+    events: queue.Queue[dict[str, object] | None],
+    *,
+    log: Path,
+    begin: int,
+    seconds: float | None,
+) -> dict[str, object]:
+    """Return what a process says when it answers, and keep its output flowing into ``events`` ever after."""
 
     def read() -> None:
         stream = process.stdout
@@ -164,12 +200,16 @@ def _first_event(process: SimulatedProcess, *, log: Path, begin: int, seconds: f
         raise TransportError(
             f"the broker said nothing for {time.monotonic() - started:.0f} s", hint=f"is the machine busy? see {log}"
         ) from error
+    hint = f"all that it said is in {log}; after an update run scripts/setup again"
+    return _check_event(said, expected=("ready", "sealed"), words=_last_words(log, begin), hint=hint)
+
+
+def _check_event(
+    said: dict[str, object] | None, *, expected: Collection[str], words: str, hint: str = "see its log"
+) -> dict[str, object]:
     if said is None:
-        raise BrokerStartError(
-            f"the broker ended before it was ready{_last_words(log, begin)}",
-            hint=f"all that it said is in {log}; after an update run scripts/setup again",
-        )
-    if said["event"] != "ready":
+        raise BrokerStartError(f"the broker ended before it was ready{words}", hint=hint)
+    if said["event"] not in expected:
         message = str(said.get("message") or "the broker did not start")
-        raise BrokerStartError(message, hint=str(said.get("hint") or f"see {log}"))
+        raise BrokerStartError(message, hint=str(said.get("hint") or hint))
     return said

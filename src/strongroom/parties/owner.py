@@ -6,12 +6,14 @@ only sealed to a broker that has proved its measurement.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
 
 from strongroom.attestation.roles import Role
 from strongroom.broker.client import BrokerClient, PendingOutput, Receipt
+from strongroom.broker.custodian_client import SealedBroker, Unsealing
 from strongroom.envelope.custody import Custody, open_custody
 from strongroom.envelope.hpke import KemKey
 from strongroom.envelope.manifest import (
@@ -23,7 +25,7 @@ from strongroom.envelope.manifest import (
     write_manifest,
 )
 from strongroom.envelope.progress import Progress, silent
-from strongroom.errors import UsageError
+from strongroom.errors import TransportError, UsageError
 from strongroom.ledger import CheckpointMemory
 from strongroom.parties.brokers import TrustedBroker
 from strongroom.parties.home import Home
@@ -32,6 +34,7 @@ from strongroom.policy import parse_policy_toml, sign_policy, verify_policy
 from strongroom.statements import SigningKey, Statement, VerifyKey
 
 Password = Callable[[], bytes]
+_LOOK_SECONDS = 0.2
 
 
 class Owner:
@@ -105,6 +108,41 @@ class Owner:
             expected_measurements=self.trust.measurements.get(Role.BROKER, frozenset()),
             memory=self.memory,
         )
+
+    def unseal(self, url: str, *, patience: float) -> Unsealing:
+        """Contribute to opening the store of the sealed broker at ``url``, after attesting it.
+
+        Whoever contributes last waits up to ``patience`` seconds until it serves and remembers its ledger, so that a
+        copy of the store cannot be unsealed beside it. Raise EvidenceError if the broker is not good enough,
+        RolledBackError if it opens another ledger than is remembered, TransportError if it does not come to serve.
+        """
+        sealed = SealedBroker.attest(
+            url,
+            verifier=self.trust.verifier(),
+            expected_measurements=self.trust.measurements.get(Role.BROKER, frozenset()),
+        )
+        try:
+            state = sealed.contribute(self.key, memory=self.memory)
+        finally:
+            sealed.close()
+        if not state.missing:
+            self._await_serving(url, until=time.monotonic() + patience)
+        return state
+
+    def _await_serving(self, url: str, *, until: float) -> None:
+        """Attest the broker that serves now, which remembers its newest checkpoint."""
+        while True:
+            try:
+                self.attest_broker(url).close()
+            except TransportError as error:
+                if time.monotonic() > until:
+                    raise TransportError(
+                        f"everybody has contributed, and the broker at {url} does not come to serve: {error.message}",
+                        hint="see its log; unseal no other copy of its store before you know what became of it",
+                    ) from error
+                time.sleep(_LOOK_SECONDS)
+            else:
+                return
 
     def register(self, directory: Path, *, broker: BrokerClient, policy: Statement, password: Password) -> Receipt:
         """Enrol the encrypted dataset in ``directory`` with its policy; the data key goes sealed to the broker.

@@ -25,6 +25,9 @@ from strongroom.envelope.keys import DataKey
 from strongroom.envelope.manifest import Column, FileEntry, sign_manifest
 from strongroom.jobs.spec import JobDraft, JobInput, JobOutput, sign_job
 from strongroom.ledger.memory import CheckpointMemory
+from strongroom.parties.owner import Owner
+from strongroom.parties.trust import Trust
+from strongroom.parties.unsealing import look_at_broker
 from strongroom.policy.document import parse_policy_toml, sign_policy
 from strongroom.statements import SigningKey
 
@@ -64,9 +67,11 @@ class Scene:
     clients: list = field(default_factory=list)
     faults: object = None  # what the host does to the broker's TEE
     place: str = ""  # where the store is, unless it is a directory of this scene
+    kind: str = "sgx"  # a trust domain (tdx) has no sealing key: its custodians unseal it
+    custodians: list = field(default_factory=list)  # whom the operator names
 
     def __post_init__(self):
-        self.platform = SimulatedPlatform(self.directory / "platform")
+        self.platform = SimulatedPlatform(self.directory / "platform", tee=self.kind)
         # Measured code must not change under a test, even while somebody edits the checkout.
         self.package = self.directory / "package" / "strongroom"
         if not self.package.exists():
@@ -83,16 +88,41 @@ class Scene:
     def url(self):
         return f"https://127.0.0.1:{self.port}"
 
-    def start(self):
-        arguments = ["--store", self.place or str(self.store), "--listen", f"127.0.0.1:{self.port}"]
+    def start(self, *more):
+        arguments = ["--store", self.place or str(self.store), "--listen", f"127.0.0.1:{self.port}", *more]
+        arguments += [word for party in self.custodians for word in ("--custodian", str(party.id))]
         log = (self.directory / "broker.log").open("ab")
         self.process = self.platform.start(
             "broker", arguments, package_root=self.package, stdout=subprocess.PIPE, stderr=log, faults=self.faults
         )
+        return self.hear()
+
+    def hear(self):
+        """Return the next thing that the broker says."""
         said = json.loads(self.process.stdout.readline() or b"{}")
-        if said.get("event") == "ready":
+        if said.get("event") in ("ready", "sealed"):
             self.port, self.metrics = said["port"], said["metrics"]
         return said
+
+    def owner(self, party, *, expect=None):
+        """Return what a party works with on its own machine."""
+        text = expect or self.measure("broker")
+        trust = Trust(
+            anchor=TrustAnchor(root_der=self.platform.root_der, simulated=True),
+            collateral=self,
+            measurements={Role.BROKER: frozenset([text])},
+        )
+        memory = CheckpointMemory(self.directory / f"{party.name}.json")
+        return Owner(party.key, party.kem, trust=trust, memory=memory)
+
+    def look(self):
+        """Return how the broker stands, as anybody who trusts its measurement sees it."""
+        owner = self.owner(self.weather)
+        return look_at_broker(self.url, trust=owner.trust, memory=owner.memory)
+
+    def unseal(self, *parties, patience=START_SECONDS, **more):
+        """Have each of the parties contribute, and return how far the unsealing is."""
+        return [self.owner(party, **more).unseal(self.url, patience=patience) for party in parties][-1]
 
     def stop(self):
         self.process.terminate()
@@ -243,7 +273,7 @@ size = 5
             most_workers=2,
             worker_memory="1g",
             worker_cores=1,
-            tee="sgx",
+            tee=self.kind,
             program=program,
             created=datetime.now(UTC).replace(microsecond=0),
             nonce=nonce or WorkloadKeys.generate().digest.hex()[:32],
@@ -280,7 +310,9 @@ size = 5
 
     def ready(self):
         """Start, enrol everybody, register both datasets and return a client."""
-        assert self.start()["event"] == "ready"
+        if self.start()["event"] == "sealed":
+            self.unseal(*self.custodians)
+            assert self.hear()["event"] == "ready"
         client = self.client()
         self.enrol(client)
         self.register(client, self.airline, "flights", withhold='["flight"]')

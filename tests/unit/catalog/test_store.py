@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from strongroom.catalog.sealing import Sealer, SealError
-from strongroom.catalog.store import HEAD, Change, LedgerEnd, RolledBackStoreError, Store, StoreError
+from strongroom.catalog.store import HEAD, Change, ClosedStore, LedgerEnd, RolledBackStoreError, StoreError
 from strongroom.errors import UsageError
 
 KEY = bytes(range(32))
@@ -38,7 +38,7 @@ def place(request, tmp_path):
 
 
 def opened(place, key=KEY):
-    store = Store.open(place, sealing_key=key, tables=[])
+    store = ClosedStore.hold(place, tables=[]).open(key)
     return store, {(change.kind, change.key): change.value for change in store.load()}
 
 
@@ -86,7 +86,7 @@ def test_store_of_another_key_does_not_open(place):
     store, _ = opened(place)
     store.commit([change("a", "x")], epoch=1, ledger=END)
     store.close()
-    other = Store.open(place, sealing_key=bytes(32), tables=[])
+    other = ClosedStore.hold(place, tables=[]).open(bytes(32))
     with pytest.raises(SealError, match="does not open"):
         list(other.load())
     other.close()
@@ -137,14 +137,14 @@ def test_first_commit_is_made_once(place):
 )
 def test_address_that_cannot_be_used_is_a_clear_error_that_tells_no_password(place, said):
     with pytest.raises(UsageError, match=said) as refused:
-        Store.open(place, sealing_key=KEY, tables=[])
+        ClosedStore.hold(place, tables=[])
     assert "secret" not in str(refused.value) + refused.value.hint
 
 
 def test_password_in_the_environment_is_refused(monkeypatch):
     monkeypatch.setenv("PGPASSWORD", "secret")
     with pytest.raises(UsageError, match="environment holds"):
-        Store.open("postgresql+psycopg://me@127.0.0.1:1/store", sealing_key=KEY, tables=[])
+        ClosedStore.hold("postgresql+psycopg://me@127.0.0.1:1/store", tables=[])
 
 
 def test_directory_that_cannot_be_written_is_a_clear_error(tmp_path):
@@ -214,3 +214,39 @@ def test_any_sequence_of_commits_is_read_back(tmp_path_factory, commits):
     store, found = opened(directory)
     assert found == expected
     store.close()
+
+
+def test_resealed_store_opens_under_the_new_key_alone_and_its_seal_was_written_with_the_records(place):
+    store, _ = opened(place)
+    store.commit([change("a", "x", b"1"), change("a", "y", b"2")], epoch=1, ledger=END)
+    store.reseal(bytes(32), seal="how to come by the new key")
+    store.close()
+    store, found = opened(place)  # Nothing was committed, so nothing has changed.
+    assert found == {("a", "x"): b"1", ("a", "y"): b"2"}
+    store.reseal(bytes(32), seal="how to come by the new key")
+    store.commit([change("a", "y", b"3")], epoch=2, ledger=END)
+    store.commit([change("a", "z", b"4")], epoch=2, ledger=END)
+    store.close()
+    closed = ClosedStore.hold(place, tables=[])
+    assert (closed.seal, closed.empty) == ("how to come by the new key", False)
+    with pytest.raises(SealError):
+        list(closed.open(KEY).load())
+    assert {one.key: one.value for one in closed.open(bytes(32)).load()} == {"x": b"1", "y": b"3", "z": b"4"}
+    closed.close()
+
+
+def test_resealing_that_fails_leaves_the_store_under_its_old_key(place):
+    store, _ = opened(place)
+    store.commit([change("a", "x", b"1")], epoch=1, ledger=END)
+
+    def fail(connection):
+        raise RuntimeError("disk full")
+
+    store.reseal(bytes(32), seal="new")
+    with pytest.raises(RuntimeError):
+        store.commit([], epoch=2, ledger=LedgerEnd(size=1, root=bytes(32), write=fail))
+    store.close()
+    closed = ClosedStore.hold(place, tables=[])
+    assert closed.seal == ""
+    assert [one.value for one in closed.open(KEY).load()] == [b"1"]
+    closed.close()

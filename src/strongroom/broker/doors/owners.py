@@ -271,6 +271,8 @@ class OwnersDoor:
         return reasons
 
     def _admit_dataset(self, manifest: Manifest, owner: Identity, dek: DataKey) -> Dataset:
+        if reasons := self._desk.keeping.objections(owner.party):
+            raise RefusedError("refused: registration of a dataset", reasons=reasons)
         known = self._desk.state.newest.get(manifest.dataset)
         if known is not None and known.owner != owner.party:
             raise ConflictError(
