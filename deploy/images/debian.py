@@ -137,19 +137,29 @@ def _unpack_one(path: Path, root: Path, *, only: re.Pattern[str]) -> None:
                 name = _settle(entry.name)
                 if not name or _is_left_out(name) or not only.match(name):
                     continue
-                target = root / name
+                target = _within(root, name)
                 if entry.isdir():
                     target.mkdir(parents=True, exist_ok=True)
                     continue
                 target.parent.mkdir(parents=True, exist_ok=True)
+                if target.is_symlink():  # of another package: what is written goes here, not where that leads
+                    target.unlink()
                 if entry.issym():
                     target.symlink_to(entry.linkname)
                 elif entry.islnk():
-                    shutil.copy2(root / _settle(entry.linkname), target)
+                    shutil.copy2(_within(root, _settle(entry.linkname)), target, follow_symlinks=False)
                 elif content := tar.extractfile(entry):
                     with target.open("wb") as written:
                         shutil.copyfileobj(content, written)
                     target.chmod(0o755 if entry.mode & 0o100 and not entry.mode & 0o6000 else 0o644)
+
+
+def _within(root: Path, name: str) -> Path:
+    """Return where ``name`` lies below ``root``; refuse one that a link leads out of it on the way."""
+    target = root / name
+    if not target.parent.resolve().is_relative_to(root.resolve()):
+        raise PackageError(f"a package names the path {name[:80]!r}, which a link leads elsewhere")
+    return target
 
 
 def _settle(name: str) -> str:

@@ -1,8 +1,8 @@
 """Install the locked Python packages of an image: those that its roles import, for its interpreter, and no others.
 
 Wheels are chosen for the image's Python and platform, not the builder's. What comes as sources only (pyspark) is made
-into a wheel here, from the locked file. The records of what was installed are settled, so that neither the builder's
-paths nor what was left out stands in them; the simulated TEE measures those records.
+into a wheel here, anew each time, from the locked file. The records of what was installed are settled, so that neither
+the builder's paths nor what was left out stands in them; the simulated TEE measures those records.
 """
 
 from __future__ import annotations
@@ -129,10 +129,20 @@ def fetch(entries: dict[str, str], sources_only: Iterable[str], folder: Path) ->
                 lock,
             )
         for name in sorted(apart):
-            if list(folder.glob(f"{name.replace('-', '_')}-*.whl")):
-                continue
-            lock.write_text(entries[name])
-            _pip("wheel", "--require-hashes", "--no-deps", "--no-build-isolation", "-w", folder, "-r", lock)
+            _make(name, entries[name], folder, lock)
+
+
+def _make(name: str, entry: str, folder: Path, lock: Path) -> None:
+    """Make a wheel of the locked sources, which are kept; a wheel that lies there has no hash to be held to."""
+    for stale in folder.glob(f"{name.replace('-', '_')}-*.whl"):
+        stale.unlink()
+    lock.write_text(entry)
+    common = ("--require-hashes", "--no-deps", "--no-build-isolation", "--no-binary", name, "-r", lock)
+    locked = set(_HASH.findall(entry))
+    kept = [path for path in folder.glob("*.tar.gz") if hashlib.sha256(path.read_bytes()).hexdigest() in locked]
+    if not kept:
+        _pip("download", *common, "-d", folder)
+    _pip("wheel", "--no-index", "--find-links", folder, *common, "-w", folder)
 
 
 def install(entries: dict[str, str], sources_only: Iterable[str], folder: Path, target: Path) -> None:

@@ -1,5 +1,6 @@
 """The same files give the same image, whenever, wherever and by whomever it is built."""
 
+import contextlib
 import gzip
 import hashlib
 import io
@@ -9,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -215,6 +217,77 @@ def test_package_that_is_not_the_locked_one_is_refused(tmp_path):
     with pytest.raises(debian.PackageError, match="differs"):
         debian.fetch([package], tmp_path)
     assert not place.exists()
+
+
+def pack(folder, name, *entries):
+    """Make a Debian package whose data are ``entries``: (path, content or a link's target, kind)."""
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w") as tar:
+        for path, content, kind in entries:
+            entry = tarfile.TarInfo(path)
+            entry.type, entry.linkname = kind, content if kind != tarfile.REGTYPE else ""
+            entry.size = len(content) if kind == tarfile.REGTYPE else 0
+            tar.addfile(entry, io.BytesIO(content.encode()) if kind == tarfile.REGTYPE else None)
+    control = io.BytesIO()
+    with tarfile.open(fileobj=control, mode="w") as tar:
+        said = f"Package: {name}\nVersion: 1\nArchitecture: all\nMaintainer: x\nDescription: x\n".encode()
+        entry = tarfile.TarInfo("control")
+        entry.size = len(said)
+        tar.addfile(entry, io.BytesIO(said))
+    target = folder / f"{name}_1_all.deb"
+    parts = (("debian-binary", b"2.0\n"), ("control.tar", control.getvalue()), ("data.tar", data.getvalue()))
+    body = b"!<arch>\n"
+    for part, content in parts:
+        body += f"{part:<16}{0:<12}{0:<6}{0:<6}{'100644':<8}{len(content):<10}`\n".encode() + content
+        body += b"\n" * (len(content) % 2)
+    target.write_bytes(body)
+    return target
+
+
+@needs_dpkg
+@pytest.mark.parametrize(
+    "entries",
+    [
+        [("./opt/link", "{outside}", tarfile.SYMTYPE), ("./opt/link/file", "written", tarfile.REGTYPE)],
+        [("./opt/link", "{outside}/file", tarfile.SYMTYPE), ("./opt/link", "written", tarfile.REGTYPE)],
+        [("./opt/link", "{outside}", tarfile.SYMTYPE), ("./opt/taken", "./opt/link/secret", tarfile.LNKTYPE)],
+        [("./opt/link", "{outside}/secret", tarfile.SYMTYPE), ("./opt/taken", "./opt/link", tarfile.LNKTYPE)],
+        [("./opt/a", "../..", tarfile.SYMTYPE), ("./opt/a/outside/file", "written", tarfile.REGTYPE)],
+    ],
+)
+def test_package_with_a_link_writes_and_reads_nothing_outside_its_root(tmp_path, entries):
+    outside, root = tmp_path / "outside", tmp_path / "root"
+    outside.mkdir()
+    root.mkdir()
+    (outside / "secret").write_text("of whoever builds")
+    package = pack(
+        tmp_path, "evil", *((path, content.format(outside=outside), kind) for path, content, kind in entries)
+    )
+    with contextlib.suppress(debian.PackageError):
+        debian._unpack_one(package, root, only=debian._EVERYTHING)
+    assert [one.name for one in outside.iterdir()] == ["secret"]
+    taken = root / "opt/taken"
+    assert taken.is_symlink() or not taken.exists()
+
+
+def test_wheel_that_lies_in_the_cache_is_made_anew_from_the_locked_sources(tmp_path):
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    sources = tmp_path / "tinyware-1.0"
+    sources.mkdir()
+    (sources / "tinyware.py").write_text("GENUINE = True\n")
+    (sources / "setup.py").write_text(
+        "from setuptools import setup\nsetup(name='tinyware', version='1.0', py_modules=['tinyware'])\n"
+    )
+    (sources / "PKG-INFO").write_text("Metadata-Version: 2.1\nName: tinyware\nVersion: 1.0\n")
+    with tarfile.open(folder / "tinyware-1.0.tar.gz", "w:gz") as tar:
+        tar.add(sources, "tinyware-1.0")
+    digest = hashlib.sha256((folder / "tinyware-1.0.tar.gz").read_bytes()).hexdigest()
+    (folder / "tinyware-1.0-py3-none-any.whl").write_bytes(b"somebody put this here")
+    wheels.fetch({"tinyware": f"tinyware==1.0 --hash=sha256:{digest}\n"}, ["tinyware"], folder)
+    (made,) = folder.glob("*.whl")
+    with zipfile.ZipFile(made) as wheel:
+        assert wheel.read("tinyware.py") == b"GENUINE = True\n"
 
 
 def test_records_name_what_is_there_and_nothing_of_the_builder(tmp_path):
