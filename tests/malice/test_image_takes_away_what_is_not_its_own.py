@@ -5,9 +5,11 @@ import hashlib
 import io
 import json
 import tarfile
+import tracemalloc
 
 import pytest
 
+from strongroom.attestation import images
 from strongroom.attestation.images import ImageError, read_image
 
 
@@ -65,6 +67,30 @@ def test_layer_reaches_nothing_outside_the_folder_that_it_is_read_into(tmp_path,
         read_image(publish(tmp_path / "image.tar", *entries), into=root, wanted=lambda _name: True)
     assert (home / "beside").read_text() == "not of the image"
     assert root.is_dir()
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK])
+def test_header_that_would_fill_the_memory_is_not_read(tmp_path, kind):
+    """Attack: a gigabyte of name, which packs into a megabyte, is read whole before anything is looked at."""
+    header = tarfile.TarInfo("name")
+    header.type, header.size = kind, 1 << 30
+    with (tmp_path / "image.tar").open("wb") as stream:
+        stream.write(header.tobuf())
+        stream.truncate(header.size + 4096)  # sparse: nothing of it is on the disk
+    tracemalloc.start()
+    try:
+        with pytest.raises(ImageError, match="a header of 1073741824 bytes"):
+            read_image(tmp_path / "image.tar", into=tmp_path / "root", wanted=lambda _name: True)
+        assert tracemalloc.get_traced_memory()[1] < 64 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_layer_of_endless_members_is_not_remembered(tmp_path, monkeypatch):
+    monkeypatch.setattr(images, "MOST_MEMBERS", 100)
+    entries = [(f"name{number}", "") for number in range(101)]
+    with pytest.raises(ImageError, match="more than 100 members"):
+        read_image(publish(tmp_path / "image.tar", *entries), into=tmp_path / "root", wanted=lambda _name: False)
 
 
 def test_layer_takes_away_what_those_below_it_had(tmp_path):

@@ -12,10 +12,10 @@ import json
 import posixpath
 import shutil
 import tarfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Final, cast
+from typing import IO, Any, Final, Self, cast
 
 from strongroom.errors import StrongroomError, UsageError
 
@@ -28,6 +28,16 @@ _COMPRESSED: Final = {
 _WHITEOUT: Final = ".wh."
 _WHITEOUT_ALL: Final = ".wh..wh..opq"
 _CHUNK: Final = 1 << 20
+MOST_HEADER_BYTES: Final = 1 << 20
+"""A member's extended header (a long name, pax records) is read whole; the longest path that Linux takes has 4 KiB."""
+MOST_MEMBERS: Final = 1_000_000
+_HEADERS: Final = (
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+)
 
 
 class ImageError(StrongroomError):
@@ -51,7 +61,7 @@ def read_image(archive: Path, *, into: Path, wanted: Callable[[str], bool]) -> I
     Raise ImageError for an archive of another shape, with several images, or with a part that was changed.
     """
     try:
-        with tarfile.open(archive) as parts:
+        with tarfile.open(archive, tarinfo=_Member) as parts:
             return _read(_Parts(parts), into, wanted)
     except (KeyError, ValueError, TypeError, AttributeError, tarfile.TarError, EOFError, OSError) as error:
         raise ImageError(
@@ -81,12 +91,24 @@ def resolve(root: Path, path: str) -> Path:
     return root / at
 
 
+class _Member(tarfile.TarInfo):
+    """A member of an archive whose header is of a size that a header has."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        """Parse one block; raise ImageError for a header that would be read whole and fill the memory."""
+        found = super().frombuf(buf, encoding, errors)
+        if found.type in _HEADERS and found.size > MOST_HEADER_BYTES:
+            raise ImageError(f"a header of {found.size} bytes, expected at most {MOST_HEADER_BYTES}")
+        return found
+
+
 class _Parts:
     """The files of an archive, each read once and held to its digest."""
 
     def __init__(self, parts: tarfile.TarFile) -> None:
         self._parts = parts
-        self._members = {entry.name.removeprefix("./"): entry for entry in parts if entry.isfile()}
+        self._members = {entry.name.removeprefix("./"): entry for entry in _count(parts) if entry.isfile()}
 
     def open(self, name: str) -> IO[bytes]:
         opened = self._parts.extractfile(self._members[name])
@@ -118,7 +140,7 @@ def _read(parts: _Parts, into: Path, wanted: Callable[[str], bool]) -> Image:
             outer = _Hashed(stream)
             packed = cast("IO[bytes]", outer)  # it is read, and nothing else
             inner = _Hashed(gzip.GzipFile(fileobj=packed, mode="rb") if _COMPRESSED[layer["mediaType"]] else packed)
-            with tarfile.open(fileobj=cast("IO[bytes]", inner), mode="r|") as tar:
+            with tarfile.open(fileobj=cast("IO[bytes]", inner), mode="r|", tarinfo=_Member) as tar:
                 _lay(tar, into, wanted)
             inner.drain()
             outer.drain()
@@ -134,8 +156,16 @@ def _read(parts: _Parts, into: Path, wanted: Callable[[str], bool]) -> Image:
     )
 
 
+def _count(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """Yield the members; raise ImageError when there are more than any image has, each of which is remembered."""
+    for number, entry in enumerate(tar):
+        if number >= MOST_MEMBERS:
+            raise ImageError(f"an archive of more than {MOST_MEMBERS} members")
+        yield entry
+
+
 def _lay(tar: tarfile.TarFile, into: Path, wanted: Callable[[str], bool]) -> None:
-    for entry in tar:
+    for entry in _count(tar):
         name = posixpath.normpath(entry.name).lstrip("/")
         if name.startswith("..") or any((into / one).is_symlink() for one in _above(name)):
             raise ImageError(f"a layer names {entry.name[:80]!r}, which leads elsewhere")
