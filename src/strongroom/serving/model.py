@@ -25,7 +25,7 @@ from strongroom.serving.declared import Declared, read_declared
 from strongroom.workload.collectives import guard_collectives
 from strongroom.workload.confinement import confine
 from strongroom.workload.files import InputFiles
-from strongroom.workload.program import describe_failure, describe_raise
+from strongroom.workload.program import describe_failure, describe_raise, learn_meanings
 
 CHAT_THREADS: Final = 2
 PIECE_SECONDS: Final = 60.0
@@ -49,6 +49,7 @@ class Loaded:
 
 def load_version(source: bytes, files: Mapping[str, InputFiles], *, version: str, names: str) -> Loaded:
     """Run the program, let it load the model in ``files`` (by input), and return it; raise ProgramError if it fails."""
+    learn_meanings()
     guard_collectives()
     declared = read_declared(source)
     module = types.ModuleType("served_program")

@@ -28,7 +28,7 @@ from strongroom.policy.query import check_sql
 from strongroom.statements import SigningKey
 from strongroom.workload.card import CARD_FILE, ModelCard, loaded_libraries, trace_lineage
 from strongroom.workload.files import InputFiles, bytes_opener, collect_files, describe
-from strongroom.workload.formats import refuse_files
+from strongroom.workload.formats import UnsafeFilesError, refuse_files
 from strongroom.workload.handover import ClusterJoin
 from strongroom.workload.keyring import KeyRing, output_dataset
 from strongroom.workload.members import Members
@@ -120,7 +120,7 @@ class JobEngine:
         if CARD_FILE in files:
             raise UsageError(f"{CARD_FILE} is written by Strongroom", hint="say it with room.save(..., card={...})")
         if reasons := refuse_files(files):
-            raise RefusedError(f"output {name!r} may not be saved", reasons=reasons)
+            raise UnsafeFilesError(f"output {name!r} may not be saved", reasons=reasons)
         versions = {one: self.ring.dataset(one).version for one in self.spec.inputs}
         card = ModelCard(
             lineage=trace_lineage(self.spec, self.policy, output=name, job=self.job, versions=versions),

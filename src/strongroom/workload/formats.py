@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping
 from pathlib import PurePosixPath
 from typing import IO, Final
 
+from strongroom.errors import RefusedError
+
 Opened = Callable[[], IO[bytes]]
 
 KNOWN: Final = (
@@ -67,6 +69,10 @@ _MOST_JSON = 256 << 20
 _MOST_HEADER = 100 << 20
 _SPARK_METADATA = "metadata"
 _SPARK_CLASSES = "org.apache.spark.ml."
+
+
+class UnsafeFilesError(RefusedError):
+    """A file that was to be saved is a pickle, or of another form that is not known to be plain data."""
 
 
 def refuse_files(files: Mapping[str, Opened]) -> tuple[str, ...]:

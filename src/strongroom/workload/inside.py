@@ -20,6 +20,22 @@ class NotInsideError(StrongroomError):
     """``room`` was used outside a job."""
 
 
+class NoSuchInputError(UsageError):
+    """The program asked for an input that its job does not have."""
+
+
+class NoSuchOutputError(UsageError):
+    """The program wrote an output that its job does not have."""
+
+
+class WrittenTwiceError(UsageError):
+    """The program wrote an output twice; an output is written once."""
+
+
+class WrongOutputError(UsageError):
+    """The program wrote a table where files are declared (use room.save), or files for a table (use room.write)."""
+
+
 class Engine(Protocol):
     """An engine that runs over a job's inputs: DuckDB in one process, or Apache Spark on attested workers."""
 
@@ -157,23 +173,23 @@ class Room:
 
     def _verify_input(self, name: str) -> None:
         if name not in self.inputs:
-            raise UsageError(
+            raise NoSuchInputError(
                 f"this job has no input {name!r}; it has {list(self.inputs)}", hint="add it to the job's [inputs]"
             )
 
     def _verify_output(self, name: str, *, files: bool) -> None:
         if name not in self.outputs:
-            raise UsageError(
+            raise NoSuchOutputError(
                 f"this job has no output {name!r}; it has {list(self.outputs)}", hint="add it to the job's [outputs]"
             )
         if name in self._written:
-            raise UsageError(f"output {name!r} was written already; an output is written once")
+            raise WrittenTwiceError(f"output {name!r} was written already; an output is written once")
         if files and self._kinds[name] == "table":
-            raise UsageError(
+            raise WrongOutputError(
                 f"output {name!r} is a table", hint='add kind = "files" to it in the job, or use room.write'
             )
         if not files and self._kinds[name] != "table":
-            raise UsageError(f"output {name!r} has files", hint="use room.save")
+            raise WrongOutputError(f"output {name!r} has files", hint="use room.save")
 
 
 class _Outside:

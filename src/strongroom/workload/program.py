@@ -16,14 +16,15 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from strongroom.errors import StrongroomError, UsageError
+from strongroom.errors import EvidenceError, RefusedError, StrongroomError, UsageError
 from strongroom.workload.collectives import guard_collectives
 from strongroom.workload.confinement import confine
 from strongroom.workload.inside import Room, enter
 
 _FILE = "program.py"
 _TEMPORARY = ("TMPDIR", "TMP", "TEMP", "JOBLIB_TEMP_FOLDER", "MPLCONFIGDIR", "XDG_CACHE_HOME")
-_PACKAGE = Path(__file__).resolve().parents[1]
+_HINT = "its message stays inside, since it may quote data; try the program on made-up data first, where all is said"
+_MEANINGS: dict[type[BaseException], str] = {}  # of errors of ours, as they were before any program ran
 
 
 class ProgramError(StrongroomError):
@@ -33,9 +34,10 @@ class ProgramError(StrongroomError):
 def run_program(source: bytes, room: Room) -> None:
     """Run ``source`` as ``__main__`` with ``strongroom.workload.room`` set to ``room``.
 
-    Raises ProgramError if it fails, UsageError if it leaves a declared output unwritten, and whatever Strongroom itself
-    raised inside it.
+    Raises ProgramError if it fails, UsageError if it leaves a declared output unwritten, and an error of the type that
+    Strongroom itself raised inside it, which says what that type means.
     """
+    learn_meanings()
     enter(room)
     guard_collectives()
     module = types.ModuleType("__main__")
@@ -116,37 +118,55 @@ def temporary_files(directory: Path) -> Iterator[None]:
 
 
 def describe_failure(error: BaseException) -> StrongroomError:
-    """Return what may be said outside about ``error``: its type and the program's line.
+    """Return what may be said outside about ``error``: type, the program's line, and of a type of ours the meaning.
 
-    What Strongroom itself said to the program goes out as it is; the same kind of error raised by the program does not,
-    for the program may have put anything into it.
+    What an error of ours says is said of what the program asked for, which it may have made of data, and a program can
+    raise our errors itself; so none is quoted. What goes out keeps the type, which says how the job ends.
     """
     for ours in (error, error.__cause__):
-        if isinstance(ours, StrongroomError) and _is_own(ours):
-            return ours
+        if type(ours) in _MEANINGS and isinstance(ours, StrongroomError):
+            return _say_meaning(ours, where=_find_line(error))
     return describe_raise(error)
 
 
 def describe_raise(error: BaseException) -> ProgramError:
-    """Return what may be said outside about ``error`` where not even what Strongroom said may be quoted."""
+    """Return what may be said outside about ``error`` where nothing may be said of what Strongroom meant."""
+    return ProgramError(f"{_find_line(error)} raised {_name_kind(type(error))}", hint=_HINT)
+
+
+def learn_meanings() -> None:
+    """Learn what each kind of error of ours means, before a program runs that could change it."""
+    waiting: list[type[StrongroomError]] = [StrongroomError]
+    while waiting:
+        kind = waiting.pop()
+        waiting += kind.__subclasses__()
+        if kind not in _MEANINGS and kind.__module__.partition(".")[0] == "strongroom":
+            first = (kind.__doc__ or kind.__name__).partition("\n")[0]
+            _MEANINGS[kind] = first[:1].lower() + first[1:].rstrip(".")
+
+
+def _say_meaning(error: StrongroomError, *, where: str) -> StrongroomError:
+    """Return an error of the same type that says what the type means, and nothing of what this one said."""
+    meaning = _MEANINGS[type(error)]
+    plain = type(error).__new__(type(error))
+    StrongroomError.__init__(plain, f"{where}: {meaning} ({type(error).__name__})", hint=_HINT)
+    if isinstance(plain, RefusedError):
+        plain.reasons = (meaning,)
+    if isinstance(plain, EvidenceError):
+        plain.step = "program"
+    return plain
+
+
+def _find_line(error: BaseException) -> str:
+    """Return which line of the program was running."""
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == _FILE]
-    where = f"line {lines[-1]} of the program" if lines else "the program"
-    return ProgramError(
-        f"{where} raised {_name_kind(type(error))}",
-        hint="its message stays inside, since it may quote data; try the program on made-up data first",
-    )
+    return f"line {lines[-1]} of the program" if lines else "the program"
 
 
 def _name_kind(kind: type[BaseException]) -> str:
     """Return an exception's name, unless the program made the kind up while it ran, perhaps from data."""
     known = getattr(sys.modules.get(kind.__module__), kind.__name__, None) is kind
     return kind.__name__ if known else "an exception of its own making"
-
-
-def _is_own(error: StrongroomError) -> bool:
-    """Return whether ``error`` was raised by a file of this package."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return bool(frames) and _PACKAGE in Path(frames[-1].filename).parents
 
 
 @contextmanager

@@ -16,12 +16,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from strongroom.errors import RefusedError, UsageError
+from strongroom.errors import UsageError
 from strongroom.workload import inside
 from strongroom.workload.embedded import EmbeddedEngine
 from strongroom.workload.engines import as_table
 from strongroom.workload.files import collect_files
-from strongroom.workload.formats import refuse_files
+from strongroom.workload.formats import UnsafeFilesError, refuse_files
 
 Output = Any  # an Arrow table, or the bytes of files by name
 
@@ -101,7 +101,7 @@ class RehearsalRoom:
 
         files = collect_files(write_weights(given, self.scratch()) if holds_weights(given) else given)
         if reasons := refuse_files(files):
-            raise RefusedError(f"output {name!r} may not be saved", reasons=reasons)
+            raise UnsafeFilesError(f"output {name!r} may not be saved", reasons=reasons)
         kept = {}
         for one, opened in files.items():
             with opened() as stream:

@@ -8,10 +8,19 @@ import pytest
 
 from strongroom.errors import StrongroomError, UsageError
 from strongroom.jobs.spec import JobOutput
-from strongroom.workload.inside import Room
+from strongroom.workload.inside import NoSuchInputError, NoSuchOutputError, Room, WrongOutputError
 from strongroom.workload.program import ProgramError, run_program
 
 SECRET = "Zebrafinch earns 100"
+FORGED_PLACE = """
+from strongroom.workload import program
+code = compile('from strongroom.errors import UsageError; raise UsageError(said)', program.__file__, 'exec')
+exec(code, {'said': rows[0]})
+"""
+FORGED_KIND = """
+from strongroom.errors import UsageError
+raise type('UsageError', (UsageError,), {'__doc__': rows[0], '__module__': 'strongroom.errors'})('x')
+"""
 OUTPUTS = {"result": JobOutput(recipients=())}
 
 
@@ -80,9 +89,17 @@ def test_program_that_prints_everywhere_is_not_heard():
         "from strongroom.errors import RefusedError\nraise RefusedError('x', reasons=(rows[0],))",
         "from strongroom.errors import UsageError\nraise ValueError(1) from UsageError(rows[0])",
         "raise ExceptionGroup(rows[0], [ValueError(rows[0])])",
+        "room.read(rows[0])",
+        "room.write(None, rows[0])",
+        "room.open(rows[0])",
+        "from strongroom.statements import PartyId\nPartyId.parse(rows[0])",
+        FORGED_PLACE,
+        "from strongroom.errors import UsageError\nUsageError.__doc__ = rows[0]\nraise UsageError('x')",
+        FORGED_KIND,
     ],
 )
-def test_program_that_raises_data_tells_its_line_and_no_more(room, raises):
+def test_program_that_raises_data_tells_its_line_and_no_more(room, raises, monkeypatch):
+    monkeypatch.setattr(UsageError, "__doc__", UsageError.__doc__)  # one of these changes it
     with pytest.raises(StrongroomError) as failed:
         run(raises, room)
     told = failed.value.message + failed.value.hint + repr(getattr(failed.value, "reasons", ()))
@@ -91,9 +108,19 @@ def test_program_that_raises_data_tells_its_line_and_no_more(room, raises):
     assert "of the program" in failed.value.message
 
 
-def test_what_strongroom_says_to_a_program_reaches_the_analyst(room):
-    with pytest.raises(UsageError, match="this job has no input 'persons'"):
-        run("room.read('persons')", room)
+@pytest.mark.parametrize(
+    ("asks", "kind", "meaning"),
+    [
+        ("room.read('persons')", NoSuchInputError, "asked for an input that its job does not have"),
+        ("room.write(None, 'persons')", NoSuchOutputError, "wrote an output that its job does not have"),
+        ("room.save({}, 'result')", WrongOutputError, "use room.write"),
+    ],
+)
+def test_what_strongroom_refuses_a_program_reaches_the_analyst_by_its_meaning(room, asks, kind, meaning):
+    with pytest.raises(kind, match=rf"line \d+ of the program: the program .*{meaning}") as failed:
+        run(asks, room)
+    assert "persons" not in failed.value.message
+    assert failed.value.exit_code == 2
 
 
 def test_program_that_is_no_python_says_where(room):
