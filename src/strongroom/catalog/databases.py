@@ -9,7 +9,8 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -20,9 +21,12 @@ from strongroom.errors import StrongroomError, UsageError
 
 FILE = "store.sqlite"
 POSTGRES = "postgresql+psycopg://"
+PATIENCE = 30.0
+"""Seconds within which a server answers; longer than it may itself take for a statement."""
 _CONNECT_SECONDS = 10
 _STATEMENT_MILLISECONDS = 20_000
-_KEEPALIVE = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
+# A server whose machine is gone is noticed by these; one that is there and says nothing, by PATIENCE alone.
+_KEEPALIVE = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 20_000}
 _LOCK = "SELECT pg_try_advisory_lock(hashtextextended('strongroom/store/' || current_schema(), 0))"
 _HINT = "name it as postgresql+psycopg://PARTY@HOST/DATABASE?passfile=FILE"
 
@@ -174,7 +178,8 @@ class SqliteDatabase:
 class PostgresDatabase:
     """A database of a PostgreSQL server; the connection that commits is the one that holds the lock.
 
-    If that connection breaks, the lock is gone and the next commit fails: nothing here ever connects again.
+    If that connection breaks, the lock is gone and the next commit fails: nothing here ever connects again. A server
+    that does not answer within ``patience`` seconds counts as gone.
     """
 
     def __init__(self, name: str, *, engine: sa.Engine, writer: Any, held: sa.Connection) -> None:  # noqa: ANN401
@@ -184,10 +189,10 @@ class PostgresDatabase:
         self._held = held
 
     @classmethod
-    def open(cls, place: str) -> Self:
+    def open(cls, place: str, *, patience: float = PATIENCE) -> Self:
         """Connect and take the lock of the schema; its password, if it has one, is in a file that ``place`` names."""
         url = _parse_url(place)
-        engine = _connect(url)
+        engine = _connect(url, patience=patience)
         name = url.render_as_string(hide_password=True)
         try:
             connection = engine.connect()
@@ -219,6 +224,40 @@ class PostgresDatabase:
         self.engine.dispose()
 
 
+def _connect_with(patience: float) -> Callable[..., Any]:
+    """Return what connects for SQLAlchemy: a connection of psycopg's that gives up after ``patience`` seconds.
+
+    psycopg waits for a server as long as its connection stands, which a stopped server or a proxy can keep for ever.
+    """
+    import psycopg
+    from psycopg.errors import ConnectionTimeout
+
+    def bound(steps: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
+        ends = time.monotonic() + patience
+        try:
+            wanted = next(steps)
+            while True:
+                ready = yield wanted  # psycopg resumes it ten times a second, whether or not anything came
+                if time.monotonic() > ends:
+                    raise ConnectionTimeout(f"the server did not answer within {patience:g} s")
+                wanted = steps.send(ready)
+        except StopIteration as done:
+            return done.value
+
+    class PatientConnection(psycopg.Connection[Any]):
+        def wait(self, gen: Any, *arguments: Any, **settings: Any) -> Any:  # noqa: ANN401  psycopg's own
+            try:
+                return super().wait(bound(gen), *arguments, **settings)
+            except ConnectionTimeout:
+                self.pgconn.finish()  # What it was asked may still happen; nobody may take it for undone and go on.
+                raise
+
+    def connect(_dialect: object, _record: object, positional: Sequence[Any], named: dict[str, Any]) -> Any:  # noqa: ANN401
+        return PatientConnection.connect(*positional, **named)
+
+    return connect
+
+
 class _PostgresCursor:
     """Writes parameters as psycopg wants them."""
 
@@ -240,20 +279,22 @@ class _PostgresCursor:
         return self._cursor.fetchone()
 
 
-def _connect(url: sa.URL) -> sa.Engine:
+def _connect(url: sa.URL, *, patience: float = PATIENCE) -> sa.Engine:
     try:
-        return sa.create_engine(
+        engine = sa.create_engine(
             url,
             pool_size=4,
             pool_pre_ping=True,
             connect_args={
-                "connect_timeout": _CONNECT_SECONDS,
+                "connect_timeout": max(2, round(min(patience, _CONNECT_SECONDS))),
                 **_KEEPALIVE,
                 "options": f"-c synchronous_commit=on -c statement_timeout={_STATEMENT_MILLISECONDS}",
             },
         )
     except ImportError as error:
         raise UsageError("psycopg is missing", hint="install strongroom[postgres]") from error
+    sa.event.listen(engine, "do_connect", _connect_with(patience))
+    return engine
 
 
 def _parse_url(place: str) -> sa.URL:
