@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import httpx
 
+from strongroom.attestation.answers import read_answer
 from strongroom.attestation.evidence.azure import HclReport, parse_azure, parse_hcl_report
 from strongroom.attestation.tee import TeeDeviceError
 from strongroom.attestation.tpm import Tpm
@@ -106,10 +107,11 @@ class AzureGuest:
     def _call(self, method: str, path: str, **settings: Any) -> dict[str, Any]:  # noqa: ANN401  httpx's own
         try:
             with httpx.Client(trust_env=False, timeout=self._seconds) as client:
-                answer = client.request(method, self._services + path, **settings)
-            if answer.status_code != httpx.codes.OK or len(answer.content) > _MAX_ANSWER:
-                raise TeeDeviceError(f"the host's service answered HTTP {answer.status_code} to {path}")
-            body = answer.json()
+                ends = time.monotonic() + self._seconds
+                answer = read_answer(client, method, self._services + path, most=_MAX_ANSWER, ends=ends, **settings)
+            if answer.status != httpx.codes.OK:
+                raise TeeDeviceError(f"the host's service answered HTTP {answer.status} to {path}")
+            body = json.loads(answer.body)
         except (httpx.HTTPError, ValueError, RecursionError) as error:
             raise TeeDeviceError(f"the host's service at {path} gives no answer: {error}") from error
         if not isinstance(body, dict):

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from strongroom.attestation.answers import read_answer
 from strongroom.attestation.evidence import Evidence, parse_quote
 from strongroom.attestation.evidence.azure import looks_like_azure, parse_azure
 from strongroom.attestation.tee import TeeDeviceError
@@ -100,16 +101,23 @@ class RestAgent:
         text = base64.urlsafe_b64encode(report_data).decode().rstrip("=")
         try:
             with httpx.Client(trust_env=False, timeout=self._seconds) as client:
-                answer = client.get(f"{self._url}/aa/evidence", params={"runtime_data": text, "encoding": "base64"})
+                answer = read_answer(
+                    client,
+                    "GET",
+                    f"{self._url}/aa/evidence",
+                    most=_MAX_ANSWER,
+                    ends=time.monotonic() + self._seconds,
+                    params={"runtime_data": text, "encoding": "base64"},
+                )
         except httpx.HTTPError as error:
             raise TeeDeviceError(
                 f"the attestation agent at {self._url} does not answer: {error}", hint=_UNKNOWN_HINT
             ) from error
-        if answer.status_code != httpx.codes.OK or len(answer.content) > _MAX_ANSWER:
+        if answer.status != httpx.codes.OK:
             raise TeeDeviceError(
-                f"the attestation agent answered HTTP {answer.status_code}: {answer.text[:120]!r}", hint=_UNKNOWN_HINT
+                f"the attestation agent answered HTTP {answer.status}: {answer.body[:120]!r}", hint=_UNKNOWN_HINT
             )
-        return answer.content
+        return answer.body
 
 
 def ask_agent(agent: Agent, report_data: bytes) -> Evidence:

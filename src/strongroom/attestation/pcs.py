@@ -17,6 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 import httpx
 
+from strongroom.attestation.answers import TooLongAnswerError, read_answer
 from strongroom.attestation.evidence.carriage import TeeName
 from strongroom.errors import TransportError, UsageError
 
@@ -163,16 +164,11 @@ def _read(client: httpx.Client, url: str, ends: float) -> tuple[int, httpx.Heade
     left = ends - time.monotonic()
     if left <= 0:
         raise httpx.ReadTimeout("the deadline passed")
-    with client.stream("GET", url, timeout=left, headers={"Accept-Encoding": "identity"}) as answer:
-        parts, size = [], 0
-        for part in answer.iter_raw():
-            parts.append(part)
-            size += len(part)
-            if size > _MAX_ANSWER:
-                raise CollateralFetchError(f"{url} answered with more than {_MAX_ANSWER} bytes")
-            if time.monotonic() > ends:
-                raise httpx.ReadTimeout("the deadline passed")
-        return answer.status_code, answer.headers, b"".join(parts)
+    try:
+        answer = read_answer(client, "GET", url, most=_MAX_ANSWER, ends=ends, timeout=left)
+    except TooLongAnswerError as error:
+        raise CollateralFetchError(f"{url} answered with more than {_MAX_ANSWER} bytes") from error
+    return answer.status, answer.headers, answer.body
 
 
 def _retry_after(headers: httpx.Headers, otherwise: float) -> float:

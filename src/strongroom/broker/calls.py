@@ -11,6 +11,7 @@ import binascii
 import json
 import socket
 import ssl
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, Self
@@ -19,6 +20,7 @@ from urllib.parse import urlsplit
 import httpx
 import tenacity
 
+from strongroom.attestation.answers import TooLongAnswerError, read_answer
 from strongroom.broker.names import CHECKPOINT_HEADER, KNOWN_HEADER, PROOF_HEADER, SERVER_NAME
 from strongroom.broker.requests import decode64
 from strongroom.errors import EvidenceError, LedgerError, RefusedError, TransportError, UsageError
@@ -29,6 +31,7 @@ from strongroom.ledger.proofs import HASH_BYTES, MAX_PROOF
 MAX_ANSWER_BYTES = 32 << 20
 _CONNECT_SECONDS = 5.0
 _READ_SECONDS = 30.0
+_ANSWER_SECONDS = 120.0  # for a whole answer, however it drips
 _RETRY_SECONDS = 20.0
 _ATTEMPTS = 6
 _SESSION_KINDS = frozenset({"SessionError", "SessionProofError"})
@@ -152,12 +155,18 @@ class Line:
     def _send(self, path: str, body: bytes, headers: Mapping[str, str]) -> _Reply:
         known = self._known
         try:
-            answer = self._http.post(
+            answer = read_answer(
+                self._http,
+                "POST",
                 path,
+                most=MAX_ANSWER_BYTES,
+                ends=time.monotonic() + _ANSWER_SECONDS,
                 content=body,
                 headers={"content-type": "application/json", KNOWN_HEADER: str(known), **headers},
                 extensions={"sni_hostname": SERVER_NAME},
             )
+        except TooLongAnswerError as error:
+            raise TransportError(f"what answers at {self.url}{path} is not a broker") from error
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
             raise _UnreachedError(
                 f"cannot reach the broker at {self.url}: {error}",
@@ -168,16 +177,14 @@ class Line:
                 f"the connection to the broker at {self.url} broke: {type(error).__name__}", hint="try again"
             ) from error
         try:
-            if len(answer.content) > MAX_ANSWER_BYTES:
-                raise TransportError(f"an answer of {len(answer.content)} bytes")  # noqa: TRY301  told below
-            value = json.loads(answer.content)
+            value = json.loads(answer.body)
             note = base64.b64decode(answer.headers.get(CHECKPOINT_HEADER, ""), validate=True).decode()
             proof = base64.b64decode(answer.headers.get(PROOF_HEADER, ""), validate=True)
             if not isinstance(value, dict):
                 raise TransportError("an answer that is not an object")  # noqa: TRY301  told below
         except (ValueError, RecursionError, binascii.Error, TransportError) as error:
             raise TransportError(f"what answers at {self.url}{path} is not a broker") from error
-        return _Reply(status=answer.status_code, value=value, note=note, known=known, proof=proof)
+        return _Reply(status=answer.status, value=value, note=note, known=known, proof=proof)
 
 
 def parse_proof(answer: Mapping[str, Any]) -> list[bytes]:

@@ -9,12 +9,15 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import io
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -170,14 +173,38 @@ def _gauge(name: str, said: str, value: float) -> Metric:
     return GaugeMetricFamily(f"strongroom_broker_{name}", said, value=float(value))
 
 
+class _Until(io.RawIOBase):
+    """Reads from a connection until a time of the monotonic clock."""
+
+    def __init__(self, connection: socket.socket, ends: float) -> None:
+        self._connection = connection
+        self._ends = ends
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:  # noqa: ANN401  a writable buffer
+        left = self._ends - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("the caller took too long to say what it wants")
+        self._connection.settimeout(left)
+        return self._connection.recv_into(buffer)
+
+
 def _server(host: str, port: int, monitor: Monitor) -> ThreadingHTTPServer:
     class Handler(BaseHTTPRequestHandler):
         """Answers GET, and tells nobody which Python this is."""
 
         server_version, sys_version, timeout = "strongroom", "", monitor.patience
 
+        def setup(self) -> None:
+            """Give the caller its patience once, and not anew for every byte."""
+            super().setup()
+            self.rfile = io.BufferedReader(_Until(self.connection, time.monotonic() + monitor.patience))
+
         def do_GET(self) -> None:
             status, body = monitor.answer(self.path)
+            self.connection.settimeout(monitor.patience)
             self.send_response(status)
             self.send_header("content-type", TEXT)
             self.send_header("content-length", str(len(body)))

@@ -116,6 +116,7 @@ class Accounts:
         self._on_policy = on_policy
         self._clock = clock
         self._lock = threading.Lock()
+        self._turning = threading.Lock()  # taken before the other; only it is held while the broker is asked
         self._window = 1
         self._ends = 0.0
         self._credit: dict[str, int] = dict.fromkeys(callers, 0)
@@ -134,22 +135,39 @@ class Accounts:
         Raises QuotaError if there are not as many, AccountsError if the ledger cannot be written.
         """
         with self._lock:
-            now = self._clock()
-            told, until = self._exhausted.get(caller, (0.0, 0.0))
-            if now < told + ASK_AGAIN_SECONDS and self._credit.get(caller, 0) < answers:
-                self._refused += 1  # the broker is not asked for every request too many
-                raise _too_many(caller, int(until - now) + 1)
-            if now >= self._ends or self._credit.get(caller, 0) < answers:
+            if self._take(caller, answers):
+                return
+        with self._turning:
+            with self._lock:
+                if self._take(caller, answers):  # somebody else has asked meanwhile
+                    return
                 if self._credit.get(caller, 0) < answers:
                     self._wanted[caller] = min(
                         MOST_WANTED, max(2 * self._wanted.get(caller, 0), answers + LEAST_CREDIT)
                     )
-                self._turn(opens=True)
-            if self._credit.get(caller, 0) < answers:
-                self._refused += 1
-                raise _too_many(caller, int(max(1.0, self._exhausted.get(caller, (now, now))[1] - now)) + 1)
-            self._credit[caller] -= answers
-            self._spent[caller] += answers
+            self._turn(opens=True)
+            with self._lock:
+                if not self._take(caller, answers, fresh=True):
+                    self._refused += 1
+                    now = self._clock()
+                    raise _too_many(caller, int(max(1.0, self._exhausted.get(caller, (now, now))[1] - now)) + 1)
+
+    def _take(self, caller: str, answers: int, *, fresh: bool = False) -> bool:
+        """Take the credit and return True, or False if the broker is to be asked; raise QuotaError if it just was.
+
+        A window that was just opened is good for one answer however long the broker took.
+        """
+        now = self._clock()
+        told, until = self._exhausted.get(caller, (0.0, 0.0))
+        enough = self._credit.get(caller, 0) >= answers
+        if now < told + ASK_AGAIN_SECONDS and not enough:
+            self._refused += 1  # the broker is not asked for every request too many
+            raise _too_many(caller, int(until - now) + 1)
+        if not enough or (now >= self._ends and not fresh):
+            return False
+        self._credit[caller] -= answers
+        self._spent[caller] += answers
+        return True
 
     def record(self, caller: str, leaf: bytes) -> str:
         """Take in the leaf of an answer that is about to leave, and return its place, ``window.number``."""
@@ -167,15 +185,20 @@ class Accounts:
 
     def turn(self) -> None:
         """Close what was answered, and open the next window if this one is still asked for; nothing when idle."""
-        with self._lock:
-            if (self._leaves or self._spent or self._frozen) and self._clock() >= self._ends - _MARGIN_SECONDS:
-                self._turn(opens=bool(self._spent))
+        with self._turning:
+            with self._lock:
+                due = (self._leaves or self._spent or self._frozen) and self._clock() >= self._ends - _MARGIN_SECONDS
+                opens = bool(self._spent)
+            if due:
+                self._turn(opens=opens)
 
     def close(self) -> None:
         """Close what was answered and open nothing more."""
-        with self._lock:
-            self._credit = dict.fromkeys(self._credit, 0)
-            if self._leaves or self._spent or self._frozen:
+        with self._turning:
+            with self._lock:
+                self._credit = dict.fromkeys(self._credit, 0)
+                due = self._leaves or self._spent or self._frozen
+            if due:
                 self._turn(opens=False)
 
     def receipt(self, place: str, *, caller: str) -> Receipt | None:
@@ -192,35 +215,42 @@ class Accounts:
         return Receipt(index=closed.index, number=index, size=len(closed.leaves), proof=tuple(proof))
 
     def _turn(self, *, opens: bool) -> None:
-        """Ask the broker to close this window and open the next; the same is closed until it has answered."""
-        closing = self._frozen is not None or bool(self._leaves or self._spent or self._window > 1)
-        if closing and self._frozen is None:
-            self._frozen = {
-                "leaves": tuple(self._leaves),
-                "askers": tuple(self._askers),
-                "spent": dict(self._spent),
-                "refused": self._refused,
-            }
-            # The broker may have closed the window although its answer is lost: what is left of it comes back there.
-            self._credit, self._ends = dict.fromkeys(self._credit, 0), 0.0
-        frozen = self._frozen
+        """Ask the broker to close this window and open the next; the same is closed until it has answered.
+
+        Only the turning lock is held meanwhile: answers that are being computed are recorded, and receipts shown.
+        """
+        with self._lock:
+            closing = self._frozen is not None or bool(self._leaves or self._spent or self._window > 1)
+            if closing and self._frozen is None:
+                self._frozen = {
+                    "leaves": tuple(self._leaves),
+                    "askers": tuple(self._askers),
+                    "spent": dict(self._spent),
+                    "refused": self._refused,
+                }
+                # The broker may have closed the window although its answer is lost: what is left comes back there.
+                self._credit, self._ends = dict.fromkeys(self._credit, 0), 0.0
+            frozen, window, wanted = self._frozen, self._window, dict(self._wanted)
         asked = self._clock()
         try:
             opened = self._session.account(
-                self._window,
-                closes=_told(frozen) if frozen else None,
-                opens=dict(self._wanted) if opens else None,
+                window, closes=_told(frozen) if frozen else None, opens=wanted if opens else None
             )
         except RefusedError:
             raise
         except StrongroomError as error:
             raise AccountsError(f"the ledger cannot be written: {error.message}", hint=error.hint) from error
+        if opened.policy is not None:
+            self._on_policy(opened.policy)  # before anything is answered in this window
+        with self._lock:
+            self._adopt(opened, frozen, asked=asked, opens=opens)
+
+    def _adopt(self, opened: OpenedWindow, frozen: Mapping[str, Any] | None, *, asked: float, opens: bool) -> None:
+        """Take over the window that the broker opened."""
         if frozen is not None:
             self._keep(frozen, opened.index)
         self._window += 1
         self._frozen = None
-        if opened.policy is not None:
-            self._on_policy(opened.policy)  # before anything is answered in this window
         self._ends = asked + opened.seconds if opens else 0.0
         for caller in self._credit:
             self._credit[caller] = opened.allowed.get(caller, 0)

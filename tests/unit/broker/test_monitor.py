@@ -58,6 +58,31 @@ def test_caller_that_says_nothing_is_let_go():
     assert asyncio.run(stall()) == b""
 
 
+def test_caller_that_says_a_byte_now_and_then_is_let_go():
+    async def drip():
+        monitor = Monitor("127.0.0.1", 0, patience=0.5)
+        begun = time.monotonic()
+
+        def say():
+            with socket.create_connection(("127.0.0.1", monitor.port), timeout=10) as line:
+                line.settimeout(0.1)
+                for byte in b"GET /metrics HTTP/1.0\r\n" + 100 * b"x":
+                    line.sendall(bytes([byte]))
+                    try:
+                        return line.recv(100)
+                    except TimeoutError:
+                        continue
+            return b"it listened to everything"
+
+        said = await asyncio.to_thread(say)
+        monitor.close()
+        return said, time.monotonic() - begun
+
+    said, seconds = asyncio.run(drip())
+    assert said == b""
+    assert seconds < 5
+
+
 def test_many_silent_callers_take_a_few_threads_and_then_their_leave():
     async def crowd():
         monitor = Monitor("127.0.0.1", 0, patience=0.5)

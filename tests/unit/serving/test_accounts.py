@@ -1,6 +1,7 @@
 """Credit is spent before an answer and accounted for afterwards, whatever the broker does in between."""
 
 import base64
+import threading
 
 import pytest
 
@@ -64,6 +65,67 @@ def test_nothing_is_answered_before_a_window_stands_in_the_ledger():
     accounts.spend(ANN, 1)
     assert [(window, closes) for window, closes, _ in book.asked] == [(1, None), (1, None)]
     assert book.asked[1][2][BOB] == LEAST_CREDIT
+
+
+def test_answers_are_recorded_and_receipts_shown_while_the_broker_is_slow():
+    accounts, book, clock = opened()
+    accounts.spend(ANN, 2)
+    first = accounts.record(ANN, leaf(1))
+    clock.now += 10
+    accounts.turn()
+    accounts.spend(ANN, 1)
+    answer, asked, plain = threading.Event(), threading.Event(), book.account
+
+    def slow(window, **more):
+        asked.set()
+        assert answer.wait(20)
+        return plain(window, **more)
+
+    book.account = slow
+    clock.now += 10
+    turning = threading.Thread(target=accounts.turn)
+    turning.start()
+    try:
+        assert asked.wait(20)
+        done = []
+
+        def meanwhile():
+            accounts.refuse()
+            done.append(accounts.receipt(first, caller=ANN))
+            done.append(accounts.record(ANN, leaf(2)))
+
+        other = threading.Thread(target=meanwhile, daemon=True)
+        other.start()
+        other.join(5)
+        assert not other.is_alive()
+    finally:
+        answer.set()
+        turning.join(20)
+    receipt, place = done
+    assert receipt.index == 102
+    clock.now += 10
+    accounts.turn()
+    verify_receipt(
+        accounts.receipt(place, caller=ANN).encode(), leaf=leaf(2), facts=book.facts(int(place.partition(".")[0]))
+    )
+
+
+def test_one_asks_the_broker_for_all_who_want_a_window():
+    accounts, book, _ = opened()
+    answer, plain = threading.Event(), book.account
+
+    def slow(window, **more):
+        assert answer.wait(20)
+        return plain(window, **more)
+
+    book.account = slow
+    callers = [threading.Thread(target=accounts.spend, args=(ANN, 1)) for _ in range(8)]
+    for one in callers:
+        one.start()
+    answer.set()
+    for one in callers:
+        one.join(20)
+    assert len(book.asked) == 1
 
 
 def test_one_window_serves_many_answers_and_idle_endpoints_write_nothing():
