@@ -19,7 +19,7 @@ import sqlalchemy as sa
 
 from strongroom.broker.ledger_store import METADATA, ROWS, read_rows
 from strongroom.catalog.databases import copy_sqlite, open_database, reading
-from strongroom.catalog.store import HEAD, RECORDS, RolledBackStoreError, StoreError
+from strongroom.catalog.store import HEAD, RECORDS, SEAL, RolledBackStoreError, StoreError
 from strongroom.digests import same
 from strongroom.errors import LedgerError, UsageError
 from strongroom.ledger.checkpoint import Checkpoint
@@ -28,7 +28,7 @@ from strongroom.ledger.memory import CheckpointMemory
 from strongroom.ledger.proofs import EMPTY_ROOT
 
 SUFFIX = ".store"
-_TABLES: tuple[sa.Table, ...] = (RECORDS, HEAD, ROWS)
+_TABLES: tuple[sa.Table, ...] = (RECORDS, HEAD, SEAL, ROWS)
 _ROWS_AT_ONCE = 1000
 
 
@@ -111,7 +111,7 @@ def restore_backup(path: Path, place: str, *, remembered: Sequence[CheckpointMem
                     raise UsageError(
                         f"there is a store at {database.name}", hint="restore to an empty place; move the old one aside"
                     )
-            for table in _TABLES:
+            for table in _held(source):
                 for rows in _partitions(source, table):
                     cursor.executemany(_insert(table), rows)
     return Backup(path=path, size=size, root=root)
@@ -172,7 +172,7 @@ def _copy_rows(place: str, target: Path) -> None:
         for metadata in (RECORDS.metadata, METADATA):
             metadata.create_all(engine)
         with reading(place) as source, closing(sqlite3.connect(target)) as made, made:
-            for table in _TABLES:
+            for table in _held(source):
                 for rows in _partitions(source, table):
                     made.executemany(_insert(table), rows)
     except (sqlite3.Error, sa.exc.DatabaseError) as error:
@@ -180,6 +180,13 @@ def _copy_rows(place: str, target: Path) -> None:
         raise StoreError(f"cannot copy the store: {said}", hint="is it a broker's, and is there room?") from error
     finally:
         engine.dispose()
+
+
+def _held(source: sa.Connection) -> Iterator[sa.Table]:
+    """Yield the tables to copy; a store that no newer broker has opened yet has no seal."""
+    for table in _TABLES:
+        if table is not SEAL or sa.inspect(source).has_table(SEAL.name):
+            yield table
 
 
 def _insert(table: sa.Table) -> str:

@@ -6,10 +6,12 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
+from datetime import UTC, datetime
 
 import pytest
 from scene import Party, Scene
 
+from strongroom.broker.backup import restore_backup, take_backup
 from strongroom.broker.calls import BrokerRefusedError, SealedBrokerError
 from strongroom.broker.custodian_client import NotSealedError
 from strongroom.errors import UsageError
@@ -157,6 +159,19 @@ def test_an_upgrade_keeps_the_store_if_every_custodian_trusts_the_new_version(sc
     assert scene.hear()["event"] == "ready"
     assert client.checkpoint().size == size + 1
     assert client.verified_entry(size).facts["measurement"] == scene.measure("broker")
+
+
+@pytest.mark.slow
+def test_a_copy_of_the_store_is_brought_back_elsewhere_and_its_custodians_open_it(scene, tmp_path):
+    client = scene.ready()
+    copied = take_backup(str(scene.store), tmp_path / "copies", now=datetime.now(UTC))
+    scene.kill()
+    shutil.rmtree(scene.store)
+    restore_backup(copied.path, str(scene.store), remembered=[client.memory])
+    assert scene.start()["event"] == "sealed"
+    scene.unseal(*scene.custodians)
+    assert scene.hear()["event"] == "ready"
+    assert client.checkpoint().size == copied.size + 1
 
 
 @pytest.mark.slow
