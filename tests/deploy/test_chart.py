@@ -347,3 +347,35 @@ def test_pod_that_restores_is_valid_and_mounts_what_backup_and_broker_have():
     backup = only(objects, "CronJob")["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0]
     mounts = [{one["name"]: one["mountPath"] for one in each["volumeMounts"]} for each in (container, backup)]
     assert all(mounts[0][name] == mounts[1][name] for name in ("store", "backup"))
+
+
+def test_storage_to_begin_with_is_what_the_settings_to_begin_with_name():
+    objects = list(yaml.safe_load_all((DEPLOY / "manifests" / "storage.yaml").read_text()))
+    for one in objects:
+        kubernetes_validate.validate(one, "1.36", strict=True)
+    settings = load_settings(DEPLOY / "cluster.toml")
+    claims = {one["metadata"]["name"] for one in objects if one["kind"] == "PersistentVolumeClaim"}
+    assert claims == {one.claim for one in settings.volumes}
+    pod = only(objects, "Pod")["spec"]
+    (container,) = pod["containers"]
+    places = {one["name"]: one["mountPath"] for one in container["volumeMounts"]}
+    assert {one.claim: one.mount for one in settings.volumes} == places
+    assert container["image"] == settings.image
+    assert pod["securityContext"]["fsGroup"] == settings.user
+
+
+def test_settings_to_begin_with_name_the_accounts_and_the_service_of_the_guides_release():
+    guide = (DEPLOY.parent / "docs" / "how-to" / "start-on-kubernetes.md").read_text()
+    (release, namespace) = re.search(r"helm install (\S+) \S+ -n (\S+)", guide).groups()
+    with helm.Chart.load(CHART) as chart:
+        rendered = chart.render(
+            values={"flavour": "simulated", "image": {"name": "x"}}, name=release, namespace=namespace
+        )
+    objects = [one for text in rendered.values() if "kind:" in text for one in yaml.safe_load_all(text) if one]
+    settings = load_settings(DEPLOY / "cluster.toml")
+    accounts = {one["metadata"]["name"] for one in objects if one["kind"] == "ServiceAccount"}
+    assert {settings.service_account, settings.keeper_account} <= accounts
+    service = next(one for one in objects if one["kind"] == "Service" and one["metadata"]["name"].endswith("-broker"))
+    (port,) = [one["port"] for one in service["spec"]["ports"]]
+    assert settings.broker == f"https://{service['metadata']['name']}.{settings.namespace}.svc:{port}"
+    assert settings.namespace == namespace

@@ -58,13 +58,17 @@ class JobReport:
 
 @dataclass(slots=True)
 class SubmittedJob:
-    """A signed job that the broker took in, with the ticket that lets one driver run it."""
+    """A signed job that the broker took in, with the ticket that lets one driver run it.
+
+    ``broker_url`` is where the job's processes reach the broker, if not where its client does.
+    """
 
     signed: SignedJob
     ticket: Ticket
     digest: str
     timings: dict[str, float] = field(default_factory=dict)
     launcher: Placement | None = None
+    broker_url: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,6 +147,7 @@ class Analyst:
         launcher: Placement
         if isinstance(host, JobHost):
             spec = submitted.signed.verify()
+            submitted.broker_url = host.broker_url
             launcher = host.place(spec, job_digest=submitted.digest, engine=engine, on_event=forward)
         else:
             launcher = Launcher(host, directory=directory, job_digest=submitted.digest, engine=engine, on_event=forward)
@@ -197,7 +202,8 @@ class Analyst:
             program=submitted.signed.program,
             ticket=submitted.ticket.encode(),
             broker=BrokerAddress(
-                url=broker.url, measurements=tuple(sorted(self.trust.measurements.get(Role.BROKER, frozenset())))
+                url=submitted.broker_url or broker.url,
+                measurements=tuple(sorted(self.trust.measurements.get(Role.BROKER, frozenset()))),
             ),
             checkpoint=self.memory.carry(),
             report_to=self.kem.public,

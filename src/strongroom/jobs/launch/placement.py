@@ -176,6 +176,11 @@ class Leavable(Protocol):
 class JobHost(Protocol):
     """Whatever can place a whole job, such as a cluster; a :class:`TeeHost` starts one process."""
 
+    @property
+    def broker_url(self) -> str:
+        """Return where processes there reach the broker; nothing if they reach it where the client does."""
+        ...
+
     def place(
         self, spec: JobSpec, *, job_digest: str, engine: str, on_event: Callable[[PlacementEvent], None]
     ) -> Placement:

@@ -32,14 +32,17 @@ class Told:
     def __init__(self, *pods):
         self.pods = list(pods)
         self.events, self.more = [], threading.Condition()
-        self.created, self.silent = [], 0
+        self.created, self.silent, self.asked_events = [], 0, []
 
     def tell(self, kind, one):
         with self.more:
             self.events.append((kind, one))
             self.more.notify_all()
 
-    def list(self, _kind, **_selectors):
+    def list(self, kind, **_selectors):
+        if kind == "events":
+            self.asked_events.append(time.monotonic())
+            return {"items": []}
         return {"items": list(self.pods), "metadata": {"resourceVersion": "1"}}
 
     @contextlib.contextmanager
@@ -154,3 +157,12 @@ def test_log_whose_connection_died_without_a_word_is_asked_for_again(kept):
     told.silent = 2
     begin(keeper)
     assert keeper.port == 7077
+
+
+def test_many_pods_that_wait_are_not_as_many_requests(kept):
+    keeper, told, _ = kept
+    told.pods += [pod(f"job-worker-{number}", "Pending") for number in range(2, 200)]
+    begin(keeper)
+    time.sleep(1.2)
+    keeper.close()
+    assert 0 < len(told.asked_events) <= 10 * 4  # ten at a look, two looks a second, and those at both ends

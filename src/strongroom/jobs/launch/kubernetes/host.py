@@ -33,6 +33,11 @@ class KubernetesHost:
         cluster = Cluster(find_access(settings.context), namespace=settings.namespace)
         return cls(cluster, settings=settings, seed=seed, detached=detached)
 
+    @property
+    def broker_url(self) -> str:
+        """Return where pods reach the broker, if the settings say so."""
+        return self.settings.broker
+
     def place(
         self, spec: JobSpec, *, job_digest: str, engine: str, on_event: Callable[[PlacementEvent], None]
     ) -> KubernetesLauncher:

@@ -10,7 +10,7 @@ import contextlib
 import json
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -25,6 +25,7 @@ from strongroom.jobs.launch.wishes import SHORT_LIFE_SECONDS, Wishes
 
 _LOOK_SECONDS = 0.5
 _EVENTS_SECONDS = 2.0
+_MOST_EVENTS = 10  # pods whose events are asked for at a look: a thousand that wait must not be a thousand requests
 _LOG_SECONDS = 1.0
 _MOST_QUOTED = 300
 _LAST_LINES = 20
@@ -69,6 +70,7 @@ class PodKeeper:
         self._trouble = ""
         self._told: dict[str, str] = {}
         self._asked_events: dict[str, float] = {}
+        self._asked: deque[float] = deque(maxlen=_MOST_EVENTS)
         self._patience = 0.0
         self._said = ""
         self._thread = threading.Thread(target=self._keep, name="placement", daemon=True)
@@ -185,9 +187,13 @@ class PodKeeper:
 
     def _events_of(self, name: str) -> list[Object]:
         """Return the cluster's events about a pod; asked rarely, and never of importance."""
-        if time.monotonic() - self._asked_events.get(name, -_EVENTS_SECONDS) < _EVENTS_SECONDS:
+        now = time.monotonic()
+        if now - self._asked_events.get(name, -_EVENTS_SECONDS) < _EVENTS_SECONDS:
             return []
-        self._asked_events[name] = time.monotonic()
+        if len(self._asked) == _MOST_EVENTS and now - self._asked[0] < _LOOK_SECONDS:
+            return []
+        self._asked.append(now)
+        self._asked_events[name] = now
         try:
             return list(self._cluster.list("events", fields=f"involvedObject.name={name}")["items"])
         except StrongroomError:

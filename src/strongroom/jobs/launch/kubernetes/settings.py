@@ -79,6 +79,12 @@ class KubernetesSettings(Form):
         description="the API server's address for pods; by default the cluster's own, else the kubeconfig's",
         examples=['api_server = "https://10.0.0.1:6443"'],
     )
+    broker: Annotated[str, Field(pattern=r"^(https://[^/\s]+)?$")] = Field(
+        default="",
+        description="where pods reach the broker, if not at the address that the client trusts; a hint that evidence "
+        "is held against",
+        examples=['broker = "https://strongroom-broker.strongroom.svc:8443"'],
+    )
     history_jobs: int = Field(default=200, ge=0, le=5000, description="how many jobs' histories are kept")
     history_days: int = Field(default=30, ge=0, le=3650, description="for how many days a job's history is kept")
     directory: Absolute = Field(

@@ -220,6 +220,11 @@ class HostPool:
         self.key = key
         self.directory = directory
 
+    @property
+    def broker_url(self) -> str:
+        """Return nothing: lent machines reach the broker where the client does."""
+        return ""
+
     def place(
         self, spec: JobSpec, *, job_digest: str, engine: str, on_event: Callable[[PlacementEvent], None]
     ) -> StandaloneLauncher:
