@@ -1,20 +1,17 @@
 """An attacker reads every packet between workers: with plain gloo it has the gradients, with the mesh nothing."""
 
 import os
-import socket
 import subprocess
 import sys
-import threading
-from contextlib import contextmanager
 from datetime import timedelta
 
 import pytest
 from mesh_world import mesh_world
+from packets import every_packet, found
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: ./scripts/setup --dev")
 pytestmark = pytest.mark.torch
 
-EVERY_PROTOCOL = 0x0003  # ETH_P_ALL
 # Ranks learn numbers that begin with these eight bytes, over and over; sent as they are, they are found in any packet.
 KNOWN = torch.tensor([1.2345678, -8.7654321]).repeat(40_000)
 NEEDLE = bytes(KNOWN.numpy().tobytes()[:64])
@@ -29,40 +26,6 @@ both = known.clone()
 dist.all_reduce(both)
 assert torch.equal(both, 2 * known)
 """
-
-
-@contextmanager
-def every_packet():
-    """All that crosses the loopback interface meanwhile, as the kernel shows it to whoever owns the machine."""
-    try:
-        tap = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(EVERY_PROTOCOL))
-    except PermissionError:
-        pytest.skip("capturing packets needs the rights of root")
-    tap.setsockopt(socket.SOL_SOCKET, 33, 256 << 20)  # SO_RCVBUFFORCE: lose nothing on a busy machine
-    tap.bind(("lo", 0))
-    tap.settimeout(0.2)
-    seen, over = [], threading.Event()
-
-    def read() -> None:
-        while True:
-            try:
-                seen.append(tap.recv(1 << 17))
-            except TimeoutError:
-                if over.is_set():
-                    return
-
-    reader = threading.Thread(target=read)
-    reader.start()
-    try:
-        yield seen
-    finally:
-        over.set()
-        reader.join()
-        tap.close()
-
-
-def found(packets, needle: bytes) -> int:
-    return sum(needle in packet for packet in packets)
 
 
 def test_plain_gloo_shows_what_was_learned(tmp_path):

@@ -1,7 +1,8 @@
 """Keep the traffic of distributed training off the wire where a library would send it in the clear (spec/3-job.md §9).
 
 XGBoost's collective, LightGBM's network and PyTorch's gloo speak plain TCP between workers. Inside a job they are told
-so when they are asked for more than one worker; with one, they open no connection at all. PyTorch has the mesh instead.
+so when they are asked for more than one worker; with one, they open no connection at all. Jobs of kind ``torch`` have
+the mesh instead: PyTorch by its backend, XGBoost and LightGBM by ``room.xgboost`` and ``room.lightgbm``.
 Beneath that, the kernel lets neither Python programs nor Spark's Python workers open TCP connections (confinement.py).
 """
 
@@ -35,7 +36,8 @@ def _refuse(library: str, workers: int) -> None:
     if workers > 1:
         raise ClearTrafficError(
             f"{library} was asked for {workers} workers, between which it sends what it learns in the clear",
-            hint="use one worker: Spark brings it the rows over its encrypted channel; or train with Spark's GBTs",
+            hint='use one worker, to which Spark brings the rows; or a job of kind = "torch" and room.'
+            + library.lower(),
         )
 
 
@@ -75,6 +77,15 @@ class Alone:
         """There is nothing to leave."""
 
 
+def _hold_prints(module: ModuleType) -> None:
+    """Print here what XGBoost would have its tracker print: the tracker is gone when a program runs."""
+
+    def communicator_print(msg: object) -> None:
+        sys.stdout.write(f"{str(msg).strip()}\n")
+
+    module.communicator_print = communicator_print  # type: ignore[attr-defined]
+
+
 def _hold_network(module: ModuleType) -> None:
     connect = module.Booster.set_network
 
@@ -100,6 +111,7 @@ def _hold_torch(module: ModuleType) -> None:
 
 
 _HELD: Final[Mapping[str, Callable[[ModuleType], None]]] = {
+    "xgboost.collective": _hold_prints,
     "xgboost.tracker": _hold_tracker,
     "xgboost.spark.core": _hold_spark,
     "lightgbm.basic": _hold_network,

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from strongroom.errors import StrongroomError, UsageError
 from strongroom.jobs.spec import JobOutput
 from strongroom.workload.files import InputFiles
 from strongroom.workload.outbox import OutputDraft
+
+T = TypeVar("T")
 
 
 class NotInsideError(StrongroomError):
@@ -133,6 +135,20 @@ class Room:
         if not hasattr(self._engine, "dataset"):
             raise UsageError("data sets of PyTorch's are for jobs of kind torch or python", hint="use room.read")
         return self._engine.dataset(name, **how)
+
+    def xgboost(self, learn: Callable[[], T]) -> T:
+        """Return what ``learn`` returns, called with XGBoost's collective over all workers (spec/3-job.md §10).
+
+        In a job of kind ``torch`` every rank calls it, each with its own rows; elsewhere there is one worker.
+        """
+        return learn()
+
+    def lightgbm(self, learn: Callable[[], T]) -> T:
+        """Return what ``learn`` returns, called with LightGBM's network over all workers, like :meth:`xgboost`.
+
+        LightGBM wants ``num_machines`` (:attr:`size`) and ``tree_learner`` among its parameters.
+        """
+        return learn()
 
     @property
     def checkpoint(self) -> Any:  # noqa: ANN401

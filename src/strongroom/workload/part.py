@@ -10,22 +10,26 @@ import contextlib
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from strongroom.attestation.channel import AttestedChannel
 from strongroom.errors import StrongroomError, UsageError
 from strongroom.jobs.spec import JobSpec
 from strongroom.policy.fusion import FusedPolicy
+from strongroom.workload.boosting.stage import Stage
+from strongroom.workload.confinement import confine
 from strongroom.workload.embedded_job import EmbeddedJobEngine
 from strongroom.workload.ending import describe_defect
 from strongroom.workload.handover import encode_failure
-from strongroom.workload.inside import Room
+from strongroom.workload.inside import Engine, Room
 from strongroom.workload.keyring import KeyRing
 from strongroom.workload.mesh.links import PeerLostError
 from strongroom.workload.mesh.mesh import Mesh, MeshDoor, Proof
 from strongroom.workload.mesh.roster import Round
 from strongroom.workload.outbox import OutputDraft
 from strongroom.workload.program import ProgramError, run_confined
+
+T = TypeVar("T")
 
 _ENDING_SECONDS = 60.0
 
@@ -36,6 +40,18 @@ class StuckError(StrongroomError):
 
 class EnsembleRoom(Room):
     """The room of one rank; which rank writes which output is for the driver to compare."""
+
+    def __init__(self, engine: Engine, *, stage: Stage, **parts: Any) -> None:  # noqa: ANN401
+        super().__init__(engine, **parts)
+        self._stage = stage
+
+    def xgboost(self, learn: Callable[[], T]) -> T:
+        """Return what ``learn`` returns, called with XGBoost's collective over all workers."""
+        return self._stage.xgboost(learn)
+
+    def lightgbm(self, learn: Callable[[], T]) -> T:
+        """Return what ``learn`` returns, called with LightGBM's network over all workers."""
+        return self._stage.lightgbm(learn)
 
     def missing(self) -> tuple[str, ...]:
         """Return nothing: another rank may have written what this one has not."""
@@ -63,6 +79,7 @@ class Part:
         self._policy = policy
         self._directory = directory
         self._channel = channel
+        self._tee = proof.tee
         self._door = MeshDoor(host, proof=proof)
         self._mesh: Mesh | None = None
         self._playing: threading.Thread | None = None
@@ -137,6 +154,7 @@ class Part:
             size=mesh.size,
         )
         drafts: list[OutputDraft] = []
+        stage = Stage(mesh, tee=self._tee, confine=lambda: confine(engine.writable, keep_signals=True))
         try:
             engine.checkpoint = Checkpoints(
                 engine,
@@ -148,6 +166,7 @@ class Part:
             mesh_round = current.roster.round
             room = EnsembleRoom(
                 engine,
+                stage=stage,
                 inputs=self._spec.inputs,
                 outputs=self._spec.outputs,
                 purpose=self._spec.purpose,
@@ -156,6 +175,7 @@ class Part:
             enter_mesh(mesh)
             run_confined(current.program, room, writable=engine.writable, keep_tcp=False)
         finally:
+            stage.close()
             leave_mesh()
             engine.close()
         return drafts
