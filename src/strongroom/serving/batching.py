@@ -125,7 +125,10 @@ class Batcher:
 
 
 def compute(batch: Sequence[Asked], run: Callable[[Arrays, int], tuple[Arrays, str]]) -> None:
-    """Compute ``batch`` by one call of ``run`` and give every request its rows, or what went wrong."""
+    """Compute ``batch`` by one call of ``run`` and give every request its rows, or what went wrong.
+
+    What goes wrong with several together is tried with each alone: nobody's request spoils another's, or is told of it.
+    """
     try:
         if len(batch) == 1:
             inputs: Arrays = batch[0].inputs
@@ -138,9 +141,12 @@ def compute(batch: Sequence[Asked], run: Callable[[Arrays, int], tuple[Arrays, s
             one.version = version
             at += one.rows
     except Exception as error:  # noqa: BLE001  whatever it was, the next batch is computed
-        trouble = error if isinstance(error, StrongroomError) else describe_defect(error)
-        for one in batch:
-            one.error = trouble
+        if len(batch) > 1:
+            for one in batch:
+                one.outputs = None
+                compute([one], run)
+            return
+        batch[0].error = error if isinstance(error, StrongroomError) else describe_defect(error)
     finally:
         for one in batch:
             if one.outputs is None and one.error is None:

@@ -259,6 +259,7 @@ class Endpoint:
                 caller.handle,
                 last=lambda: self._stopping.is_set() or time.monotonic() > ends,
                 busy=self._count,
+                allowance=self._connections.allowance(caller.fingerprint),
             )
         finally:
             self._connections.drop(channel)

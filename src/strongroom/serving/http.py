@@ -14,6 +14,7 @@ from typing import Any, Final, Protocol
 import h11
 
 from strongroom.errors import StrongroomError, TransportError
+from strongroom.serving.connections import Allowance
 
 MOST_BODY_BYTES: Final = 16 << 20
 _BLOCK: Final = 1 << 16
@@ -97,16 +98,18 @@ def serve_http(
     last: Callable[[], bool] = lambda: False,
     idle: float = IDLE_SECONDS,
     busy: Callable[[bool], None] = lambda _busy: None,
+    allowance: Allowance,
 ) -> None:
     """Answer the requests on ``stream`` until its end, and close it.
 
     Once ``last`` says so, the next answer is the last. ``busy`` is told when a request came and when it was answered.
+    ``allowance`` is where the bytes of a request are held until it is answered.
     """
     line = h11.Connection(h11.SERVER, max_incomplete_event_size=_BLOCK)
     try:
         while True:
             try:
-                request = _read_request(stream, line, idle=idle)
+                request = _read_request(stream, line, idle=idle, held=allowance)
             except h11.RemoteProtocolError as error:
                 _refuse(stream, line, error.error_status_hint)
                 return
@@ -118,16 +121,18 @@ def serve_http(
                 _write(stream, line, response, close=last())
             finally:
                 busy(False)
+                allowance.free()
             if line.our_state is h11.MUST_CLOSE or line.their_state is h11.MUST_CLOSE:
                 return
             line.start_next_cycle()
     except (StrongroomError, h11.ProtocolError):
         return  # the other side is gone, or broke the protocol
     finally:
+        allowance.free()
         stream.close()
 
 
-def _read_request(stream: Stream, line: h11.Connection, *, idle: float) -> Request | None:
+def _read_request(stream: Stream, line: h11.Connection, *, idle: float, held: Allowance) -> Request | None:
     head: h11.Request | None = None
     parts: list[bytes] = []
     size = 0
@@ -143,6 +148,8 @@ def _read_request(stream: Stream, line: h11.Connection, *, idle: float) -> Reque
             size += len(event.data)
             if size > MOST_BODY_BYTES:
                 raise h11.RemoteProtocolError("the body is too large", error_status_hint=413)
+            if not held.take(len(event.data)):
+                raise h11.RemoteProtocolError("too much is under way from this caller", error_status_hint=503)
             parts.append(bytes(event.data))
         elif isinstance(event, h11.EndOfMessage) and head is not None:
             headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in head.headers}

@@ -31,6 +31,7 @@ CHAT_THREADS: Final = 2
 PIECE_SECONDS: Final = 60.0
 _FILE: Final = "program.py"
 _END: Final = object()
+_LEAST_KEPT: Final = 256
 
 T = TypeVar("T")
 
@@ -149,6 +150,8 @@ class Model:
         if loaded.chat is None:
             raise UsageError("this model does not chat", hint="POST /v2/models/NAME/infer")
         talk = _Talk(loaded=loaded, generate=loaded.chat, messages=messages, settings=settings)
+        # Whoever reads slowly holds none of the few threads that generate: all that it may have fits in between.
+        talk.said = queue.Queue(max(_LEAST_KEPT, int(settings["max_tokens"]) + 2))
         try:
             self._talks.put_nowait(talk)
         except queue.Full as error:

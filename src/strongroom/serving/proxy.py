@@ -18,6 +18,7 @@ import httpx
 
 from strongroom.errors import EvidenceError, RefusedError, StrongroomError, TransportError, UsageError
 from strongroom.serving.client import Attester, open_client
+from strongroom.serving.connections import Allowance
 from strongroom.serving.http import Request, Response, SocketStream, serve_http
 
 _LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
@@ -53,7 +54,10 @@ class Proxy:
                 plain, _ = self._socket.accept()
             except OSError:
                 continue
-            threading.Thread(target=serve_http, args=(SocketStream(plain), self.carry), daemon=True).start()
+            threading.Thread(target=self._serve_one, args=(plain,), daemon=True).start()
+
+    def _serve_one(self, plain: socket.socket) -> None:
+        serve_http(SocketStream(plain), self.carry, allowance=Allowance())
 
     def start(self) -> None:
         """Carry requests in a thread of its own."""

@@ -39,9 +39,15 @@ class Caller:
         self._batcher = batcher
         self._accounts = accounts
 
+    @property
+    def fingerprint(self) -> str:
+        """Return whose way it is."""
+        return self._fingerprint
+
     def handle(self, request: Request) -> Response:
         """Return the response to ``request``; every error of ours becomes one."""
         try:
+            self._verify_permitted()
             return self._route(request)
         except StrongroomError as error:
             if not isinstance(error, QuotaError):
@@ -60,6 +66,15 @@ class Caller:
         if request.method == "GET" and (said := self._state().get(path)) is not None:
             return _json(said, status=503 if said.get("ready") is False else 200)
         return self._route_model(path, request)
+
+    def _verify_permitted(self) -> None:
+        """Raise RefusedError once an owner's policy no longer names this caller; its channel may be older."""
+        if all(party.fingerprint != self._fingerprint for party in self._model.rules.callers):
+            raise RefusedError(
+                "this caller may ask no more",
+                reasons=("not every owner's policy names it among its callers any more",),
+                hint="ask the owners to name you in [serving] callers",
+            )
 
     def _state(self) -> dict[str, dict[str, Any]]:
         """Return what is answered without the model, by path."""

@@ -41,6 +41,22 @@ def test_each_request_of_a_batch_gets_its_own_rows():
     del batcher
 
 
+def test_what_one_request_provokes_is_nobody_elses():
+    """Attack: rows that the program fails on, or whose score is not finite, sent beside everybody else's."""
+
+    def divide(inputs, count):
+        assert len(inputs["x"]) == count
+        if (inputs["x"] == 0).any():
+            raise UsageError("the program failed")
+        return {"y": 1 / inputs["x"]}, "1"
+
+    asked = [Asked(inputs=rows(value), rows=1) for value in (1, 0, 4)]
+    compute(asked, divide)
+    assert [None if one.outputs is None else one.outputs["y"].tolist() for one in asked] == [[1.0], None, [0.25]]
+    assert [one.error is None for one in asked] == [True, False, True]
+    assert all(one.done.is_set() for one in asked)
+
+
 def test_requests_under_way_are_waited_for_and_computed_together():
     batcher = Batcher(patience=5.0)
     sizes = serve(batcher, double)
