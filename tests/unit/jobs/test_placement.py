@@ -56,6 +56,18 @@ def wait(condition, seconds=20):
         time.sleep(0.01)
 
 
+def test_driver_that_says_impossible_numbers_is_heard_on(place):
+    host = Host(
+        driver="""
+        print('{"event": "listening", "host": "127.0.0.1", "port": Infinity}')
+        print('{"event": "wanted", "role": "worker", "count": Infinity}')
+        print('{"event": "listening", "host": "127.0.0.1", "port": 7443}', flush=True)
+        import time; time.sleep(60)
+        """
+    )
+    assert place(host).start() == ("127.0.0.1", 7443)
+
+
 def test_driver_that_dies_before_it_listens_is_an_error_with_its_last_words(place):
     host = Host(driver='import sys; print(\'{"event":"failed","message":"no memory here"}\', flush=True); sys.exit(1)')
     with pytest.raises(PlacementError, match="ended with code 1"):

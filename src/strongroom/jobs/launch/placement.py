@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from strongroom.jobs.spec import JobSpec
 
 _MAX_LINE = 1 << 16
+_MOST_PORT = 65_535
 _POLL_SECONDS = 0.05
 _GRACE_SECONDS = 5.0
 _MOST_QUOTED = 300
@@ -324,7 +325,7 @@ class Launcher:
         for said in say_lines(driver):
             try:
                 if said.get("event") == "listening":
-                    self._address = (str(said["host"]), int(said["port"]))
+                    self._address = (str(said["host"]), parse_port(said["port"]))
                 elif said.get("event") == "wanted":
                     with self._lock:
                         self._wishes.take(str(said["role"]), int(said["count"]))
@@ -333,7 +334,7 @@ class Launcher:
                 elif said.get("event") == "finished":
                     with self._lock:
                         self._wishes.clear()
-            except (KeyError, TypeError, ValueError):
+            except (KeyError, TypeError, ValueError, OverflowError):  # JSON's Infinity is no number
                 continue  # not what a driver says
             self._note(self._head, said)
 
@@ -462,6 +463,13 @@ def _describe_code(code: int | None) -> str:
         return f"signal {signal.Signals(-code).name}"
     except ValueError:
         return f"signal {-code}"
+
+
+def parse_port(value: object) -> int:
+    """Return a port that somebody untrusted named; raise ValueError unless it is one."""
+    if type(value) is not int or not 0 < value <= _MOST_PORT:
+        raise ValueError(f"not a port: {str(value)[:20]}")
+    return value
 
 
 def say_lines(process: RunningProcess) -> Iterator[dict[str, Any]]:

@@ -16,7 +16,7 @@ import httpx
 
 from strongroom.errors import StrongroomError, TransportError
 from strongroom.jobs.launch.kubernetes.access import Access
-from strongroom.jobs.launch.kubernetes.failures import Trouble, explain_refusal
+from strongroom.jobs.launch.kubernetes.failures import Trouble, code_of, explain_refusal
 from strongroom.jobs.launch.kubernetes.tunnel import Tunnel
 
 _SECONDS = 30.0
@@ -194,7 +194,7 @@ class Cluster:
 
     def _refusal(self, status: Object, *, what: str) -> ClusterRefusedError:
         trouble = explain_refusal(status, what=what, namespace=self.namespace)
-        return ClusterRefusedError(trouble, code=int(status.get("code") or 0))
+        return ClusterRefusedError(trouble, code=code_of(status))
 
     def _unreachable(self, error: Exception) -> TransportError:
         return TransportError(

@@ -28,9 +28,15 @@ class Trouble:
         return f"{self.sentence}; {self.remedy}"
 
 
+def code_of(status: Object) -> int:
+    """Return the code in a Status, or 0 where there is no whole number."""
+    code = status.get("code")
+    return code if type(code) is int else 0
+
+
 def explain_refusal(status: Object, *, what: str, namespace: str) -> Trouble:
     """Return why the API server refused a request to ``what`` (as in "make the driver's pod"), from its Status."""
-    code, reason = int(status.get("code") or 0), str(status.get("reason") or "")
+    code, reason = code_of(status), str(status.get("reason") or "")
     said = _short(status.get("message") or reason or f"code {code}")
     for pattern, sentence, remedy in _REFUSALS:
         if found := re.search(pattern, said):

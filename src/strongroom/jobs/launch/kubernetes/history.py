@@ -243,7 +243,12 @@ def _events(part: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 def _short(detail: Mapping[str, Any], *names: str) -> dict[str, Any]:
     found = {name: detail[name] for name in names if detail.get(name) not in (None, "")}
-    return {name: value if isinstance(value, int) else str(value)[:_MOST_WHY] for name, value in found.items()}
+    return {name: value if _is_count(value) else str(value)[:_MOST_WHY] for name, value in found.items()}
+
+
+def _is_count(value: object) -> bool:
+    """Return whether a value is a number that people count with; JSON's have as many digits as somebody likes."""
+    return isinstance(value, int) and abs(value) < 1 << 53
 
 
 def _time(when: datetime) -> str:

@@ -20,7 +20,7 @@ from strongroom.jobs.launch.kubernetes.failures import Trouble, explain_lost, ex
 from strongroom.jobs.launch.kubernetes.manifests import CONTAINER, JOB_LABEL, ROLE_LABEL
 from strongroom.jobs.launch.kubernetes.template import MemberTemplates
 from strongroom.jobs.launch.kubernetes.watching import PodWatch
-from strongroom.jobs.launch.placement import PlacementError, PlacementEvent
+from strongroom.jobs.launch.placement import PlacementError, PlacementEvent, parse_port
 from strongroom.jobs.launch.wishes import SHORT_LIFE_SECONDS, Wishes
 
 _LOOK_SECONDS = 0.5
@@ -223,7 +223,7 @@ class PodKeeper:
             said = json.loads(line)
             match said["event"]:
                 case "listening":
-                    self.port = int(said["port"])
+                    self.port = parse_port(said["port"])
                 case "wanted":
                     with self._lock:
                         self._wishes.take(str(said["role"]), int(said["count"]))
@@ -235,7 +235,7 @@ class PodKeeper:
                     self.finished.set()
                 case "failed":
                     self._said = str(said.get("message") or said.get("kind"))[:_MOST_QUOTED]
-        except (KeyError, TypeError, ValueError, RecursionError):
+        except (KeyError, TypeError, ValueError, OverflowError, RecursionError):
             return
         self._on_event(PlacementEvent(kind="said", role="driver", detail=said))
         self.wake()

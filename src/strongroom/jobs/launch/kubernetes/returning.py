@@ -12,7 +12,7 @@ from strongroom.jobs.launch.kubernetes.api import Cluster
 from strongroom.jobs.launch.kubernetes.board import Board
 from strongroom.jobs.launch.kubernetes.host import KubernetesHost
 from strongroom.jobs.launch.kubernetes.manifests import CONTAINER
-from strongroom.jobs.launch.placement import PlacementError
+from strongroom.jobs.launch.placement import PlacementError, parse_port
 
 _Report = TypeVar("_Report")
 _SETTLE_SECONDS = 20.0  # a keeper writes the report down within moments of the driver's end
@@ -70,7 +70,7 @@ def _listening_port(cluster: Cluster, pod: str) -> int:
             try:
                 said = json.loads(line)
                 if said["event"] == "listening":
-                    return int(said["port"])
+                    return parse_port(said["port"])
             except (ValueError, KeyError, TypeError, RecursionError):
                 continue
     raise StrongroomError(f"the driver in pod {pod} does not listen yet", hint="try again in a moment")

@@ -223,7 +223,7 @@ def connect(address: tuple[str, int], *, certificate: str, key: SigningKey, job_
             why = str(said.get("why", "no reason was given"))[:300]
             raise RefusedError(f"{name} lends us nothing", reasons=(why,), hint="ask its operator to admit your party")
         return line, int(said["most"])
-    except (StrongroomError, KeyError, TypeError, ValueError) as error:
+    except (StrongroomError, KeyError, TypeError, ValueError, OverflowError) as error:
         line.close()
         if isinstance(error, StrongroomError):
             raise

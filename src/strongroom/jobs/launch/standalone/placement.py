@@ -182,7 +182,7 @@ class Machine:
         try:
             while True:
                 self._take(self._line.receive(seconds=SILENCE_SECONDS))
-        except (StrongroomError, KeyError, TypeError, ValueError) as error:
+        except (StrongroomError, KeyError, TypeError, ValueError, OverflowError) as error:
             why = error.message if isinstance(error, StrongroomError) else f"{self.name} talks nonsense"
             self.lost = why
             self._line.close()
