@@ -7,6 +7,7 @@ What is refused is shown as a list of reasons, and the notebook stops there.
 from __future__ import annotations
 
 import argparse
+import keyword
 import shlex
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -47,17 +48,21 @@ def _run(shell: InteractiveShell, line: str, cell: str) -> Result:
     parser.add_argument("name", nargs="?")
     parser.add_argument("--session", default="session")
     parser.add_argument("--kind", choices=("sql", "python"), default="sql")
-    arguments = parser.parse_args(shlex.split(line))
+    try:
+        words = shlex.split(line)
+    except ValueError as error:
+        raise UsageError(f"the line cannot be read: {str(error).lower()}") from error
+    arguments = parser.parse_args(words)
     session: Any = shell.user_ns.get(arguments.session)
     if not isinstance(session, Session):
         raise UsageError(
             f"there is no session called {arguments.session!r} in this notebook",
             hint="session = strongroom.notebook.connect(...)",
         )
+    if arguments.name and (not arguments.name.isidentifier() or keyword.iskeyword(arguments.name)):
+        raise UsageError(f"{arguments.name!r} is not a name for a variable")  # before the job, which may be a last use
     result = session.run(cell, kind=arguments.kind)
     if arguments.name:
-        if not arguments.name.isidentifier():
-            raise UsageError(f"{arguments.name!r} is not a name for a variable")
         shell.user_ns[arguments.name] = result.to_pandas()
     return result
 
