@@ -19,7 +19,7 @@ from strongroom.demo.data import OWNERS, lay_out
 from strongroom.demo.world import PROGRAMS, OwnerHome, World
 from strongroom.envelope.custody import create_custody
 from strongroom.ledger.export import ExportReport, check_export
-from strongroom.parties.analyst import JobReport
+from strongroom.parties.following import JobReport
 
 COLUMNS = {
     "flights": ("carrier", "origin", "dest", "tailnum", "month", "day", "hour", "distance", "dep_delay"),

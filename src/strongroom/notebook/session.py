@@ -22,7 +22,8 @@ from strongroom.jobs.launch import JobHost, TeeHost
 from strongroom.jobs.spec import JobInput
 from strongroom.jobs.template import job_template
 from strongroom.notebook.display import show_facts, show_table
-from strongroom.parties.analyst import Analyst, JobReport, OnEvent
+from strongroom.parties.analyst import Analyst
+from strongroom.parties.following import JobReport, OnEvent
 from strongroom.statements import PartyId
 
 if TYPE_CHECKING:

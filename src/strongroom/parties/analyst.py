@@ -6,54 +6,35 @@ policy agreed to, encrypted to its own key.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
 from strongroom.attestation.appraisal import AttestationResult
 from strongroom.attestation.channel import AttestedChannel, connect
 from strongroom.attestation.roles import Role
-from strongroom.attestation.secure_line import DeadlineError
 from strongroom.attestation.workload_keys import PublicKeys, WorkloadKeys
-from strongroom.broker.client import BrokerClient, ResultKey, Ticket
-from strongroom.digests import frame, parse_text
-from strongroom.envelope.files import SealedFiles, open_files
+from strongroom.broker.client import BrokerClient, Ticket
+from strongroom.digests import parse_text
+from strongroom.envelope.files import SealedFiles
 from strongroom.envelope.hpke import KemKey
-from strongroom.envelope.keys import DatasetKeys
-from strongroom.envelope.manifest import Manifest, read_manifest, verify_manifest
-from strongroom.envelope.table import open_table
-from strongroom.errors import EvidenceError, LedgerError, StrongroomError, TransportError, UsageError
+from strongroom.errors import EvidenceError, StrongroomError, UsageError
 from strongroom.jobs.launch import JobHost, Launcher, Leavable, Placement, TeeHost
 from strongroom.jobs.launch.placement import DriverLostError, PlacementError, PlacementEvent
 from strongroom.jobs.spec import SignedJob, job_digest, load_job, sign_job
 from strongroom.ledger.memory import CheckpointMemory
+from strongroom.parties.following import Following, JobReport, OnEvent
+from strongroom.parties.results import open_result
 from strongroom.parties.trust import Trust
-from strongroom.statements import SigningKey, VerifyKey
+from strongroom.statements import SigningKey
 from strongroom.workload.handover import ATTACH, BrokerAddress, Handover, decode_failure
-from strongroom.workload.pulse import ALIVE, SILENCE_SECONDS
+from strongroom.workload.pulse import SILENCE_SECONDS
 from strongroom.workload.report import open_report
 
 _ATTEST_SECONDS = 60.0
-_LOOK_SECONDS = 1.0
-_PATIENCE_SECONDS = 5.0  # for the driver's own word, once the host says that something cannot go on
-
-OnEvent = Callable[[str, Mapping[str, Any]], None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobReport:
-    """How a job ended well: its outputs, where they lie, and the seconds each step took."""
-
-    job: str
-    digest: str
-    outputs: tuple[Mapping[str, Any], ...]
-    timings: Mapping[str, float]
-    simulated: bool
 
 
 @dataclass(slots=True)
@@ -85,16 +66,6 @@ class LeftJob:
     driver: PublicKeys
     timings: Mapping[str, float]
     simulated: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Followed:
-    """What following a job needs to know of it."""
-
-    job: str
-    digest: str
-    timings: Mapping[str, float]
-    launcher: Placement | None
 
 
 Remember = Callable[[LeftJob], None]
@@ -223,13 +194,20 @@ class Analyst:
         Raises DriverLostError if the driver falls silent for ``silence`` seconds, or with what the host saw if it died,
         and PlacementError if its members keep dying.
         """
-        followed = _Followed(
+        return self._following(submitted, channel, on_event=on_event, silence=silence).to_end()
+
+    def _following(
+        self, submitted: SubmittedJob, channel: AttestedChannel, *, on_event: OnEvent, silence: float = SILENCE_SECONDS
+    ) -> Following:
+        return Following(
             job=submitted.ticket.job_id,
             digest=submitted.digest,
             timings=submitted.timings,
+            channel=channel,
             launcher=submitted.launcher,
+            on_event=on_event,
+            silence=silence,
         )
-        return self._follow(followed, channel, on_event=on_event, silence=silence)
 
     def attach(self, known: LeftJob, address: tuple[str, int], *, on_event: OnEvent) -> JobReport:
         """Attest the driver of a job that goes on by itself once more, and follow it to its end, as :meth:`follow`
@@ -246,8 +224,15 @@ class Analyst:
                 hint="its host started another; `strongroom job show` tells what became of the first",
             )
         channel.send(ATTACH)
-        followed = _Followed(job=known.job, digest=known.digest, timings=known.timings, launcher=None)
-        return self._follow(followed, channel, on_event=on_event, silence=SILENCE_SECONDS)
+        following = Following(
+            job=known.job,
+            digest=known.digest,
+            timings=known.timings,
+            channel=channel,
+            launcher=None,
+            on_event=on_event,
+        )
+        return following.to_end()
 
     def read_report(self, known: LeftJob, sealed: str, *, on_event: OnEvent = lambda _name, _facts: None) -> JobReport:
         """Return the report of a job that ended while nobody listened, or raise what stopped it.
@@ -266,55 +251,6 @@ class Analyst:
             timings={**known.timings, **report.ending.get("timings", {})},
             simulated=known.simulated,
         )
-
-    def _follow(self, followed: _Followed, channel: AttestedChannel, *, on_event: OnEvent, silence: float) -> JobReport:
-        while True:
-            said = self._hear(followed.launcher, channel, silence=silence)
-            name = str(said.pop("type", ""))
-            on_event(name, said)
-            if name == "done":
-                return JobReport(
-                    job=followed.job,
-                    digest=followed.digest,
-                    outputs=tuple(said.get("outputs", ())),
-                    timings={**followed.timings, **said.get("timings", {})},
-                    simulated=bool(channel.peer and channel.peer.simulated),
-                )
-            if name == "failed":
-                raise decode_failure(said)
-
-    def _hear(self, launcher: Placement | None, channel: AttestedChannel, *, silence: float) -> dict[str, Any]:
-        """Return the driver's next event."""
-        heard, gave_up = time.monotonic(), math.inf
-        while True:
-            try:
-                said = dict(channel.receive(deadline=_LOOK_SECONDS))
-            except DeadlineError:
-                now = time.monotonic()
-                if now - heard > silence:
-                    raise DriverLostError(
-                        f"the driver said nothing for {silence:.0f} s",
-                        hint="its host may have stopped it; submit the job again",
-                    ) from None
-                if launcher is not None and (launcher.trouble or not launcher.running()):
-                    gave_up = min(gave_up, now)
-                if now - gave_up > _PATIENCE_SECONDS and launcher is not None:
-                    if not launcher.running():  # and its connection does not break: its machine was cut off
-                        end_seen = launcher.driver_end()
-                        raise DriverLostError(end_seen.message, hint=end_seen.hint) from None
-                    raise PlacementError(launcher.trouble, hint="see the job's logs; submit the job again") from None
-            except TransportError as error:
-                if launcher is None:
-                    raise
-                end = time.monotonic() + _PATIENCE_SECONDS
-                while launcher.running() and time.monotonic() < end:
-                    time.sleep(0.02)
-                end_seen = launcher.driver_end()
-                raise DriverLostError(end_seen.message, hint=end_seen.hint) from error
-            else:
-                heard = time.monotonic()
-                if said != ALIVE:
-                    return said
 
     def run(
         self,
@@ -401,7 +337,7 @@ class Analyst:
             leave = _leaving(launcher)
             left, channel = self._hand_to_driver(submitted, launcher, broker=broker, on_event=on_event)
             remember(left)
-            self._follow_until("keys-released", launcher, channel, on_event=on_event)
+            self._following(submitted, channel, on_event=on_event).until("keys-released")
         except BaseException as error:  # also Ctrl-C
             _note_failure(launcher, error)
             launcher.stop()
@@ -409,15 +345,6 @@ class Analyst:
         channel.close()
         leave()
         return left
-
-    def _follow_until(self, last: str, launcher: Placement, channel: AttestedChannel, *, on_event: OnEvent) -> None:
-        name = ""
-        while name != last:
-            said = self._hear(launcher, channel, silence=SILENCE_SECONDS)
-            name = str(said.pop("type", ""))
-            on_event(name, said)
-            if name == "failed":
-                raise decode_failure(said)
 
     def _hand_to_driver(
         self, submitted: SubmittedJob, launcher: Placement, *, broker: BrokerClient, on_event: OnEvent
@@ -449,10 +376,20 @@ class Analyst:
 
         Raises RefusedError while approvals are missing or after a revocation, UsageError if the result has files.
         """
-        keys, manifest = self._open_result(broker=broker, digest=digest, output=output, location=location)
-        if manifest.kind != "table":
+        found = self.fetch_any(broker=broker, digest=digest, output=output, locate=lambda _path: location)
+        if isinstance(found, SealedFiles):
             raise UsageError(f"output {output!r} has files, not rows", hint="fetch it into a directory")
-        return open_table(location, keys, manifest=manifest).to_table()
+        return found
+
+    def fetch_files(self, *, broker: BrokerClient, digest: str, output: str, location: Path) -> SealedFiles:
+        """Return a result's files, such as a model's, readable by name; like :meth:`fetch` otherwise.
+
+        ``workload.files.unpack`` writes them to a directory.
+        """
+        found = self.fetch_any(broker=broker, digest=digest, output=output, locate=lambda _path: location)
+        if not isinstance(found, SealedFiles):
+            raise UsageError(f"output {output!r} is a table", hint="fetch it as a table")
+        return found
 
     def fetch_any(
         self, *, broker: BrokerClient, digest: str, output: str, locate: Callable[[str], Path]
@@ -461,40 +398,7 @@ class Analyst:
 
         ``locate`` is given where egress left it, as the job saw it, and returns where it lies here.
         """
-        answer = broker.fetch_result(digest, output, self.key)
-        location = locate(answer.location)
-        keys, manifest = self._open_answer(answer, digest=digest, output=output, location=location)
-        if manifest.kind == "files":
-            return open_files(location, keys, manifest=manifest)
-        return open_table(location, keys, manifest=manifest).to_table()
-
-    def fetch_files(self, *, broker: BrokerClient, digest: str, output: str, location: Path) -> SealedFiles:
-        """Return a result's files, such as a model's, readable by name; like :meth:`fetch` otherwise.
-
-        ``workload.files.unpack`` writes them to a directory.
-        """
-        keys, manifest = self._open_result(broker=broker, digest=digest, output=output, location=location)
-        if manifest.kind != "files":
-            raise UsageError(f"output {output!r} is a table", hint="fetch it as a table")
-        return open_files(location, keys, manifest=manifest)
-
-    def _open_result(
-        self, *, broker: BrokerClient, digest: str, output: str, location: Path
-    ) -> tuple[DatasetKeys, Manifest]:
-        answer = broker.fetch_result(digest, output, self.key)
-        return self._open_answer(answer, digest=digest, output=output, location=location)
-
-    def _open_answer(
-        self, answer: ResultKey, *, digest: str, output: str, location: Path
-    ) -> tuple[DatasetKeys, Manifest]:
-        manifest = verify_manifest(read_manifest(location), owner=answer.signer)
-        if manifest.digest != answer.manifest_digest:
-            raise LedgerError(
-                f"{location} holds another result than the one egress released",
-                hint="the files were exchanged; fetch them from the job's storage again",
-            )
-        info = frame(b"strongroom/result/v1", digest.encode(), output.encode(), manifest.digest.encode())
-        return DatasetKeys.decode(self.kem.open(answer.sealed, info=info)), manifest
+        return open_result(broker=broker, digest=digest, output=output, locate=locate, key=self.key, kem=self.kem)
 
 
 def _note_end(launcher: Placement, state: str, *, why: str = "") -> None:
@@ -514,12 +418,6 @@ def _leaving(launcher: Placement) -> Callable[[], None]:
     if isinstance(launcher, Leavable):
         return launcher.leave
     raise UsageError("this host cannot keep a job without its client", hint="use --cluster k8s")
-
-
-def holds_files(location: Path) -> bool:
-    """Return whether the result at ``location`` says that it has files; fetching it verifies what it says."""
-    statement = read_manifest(location)
-    return verify_manifest(statement, owner=VerifyKey(statement.signer)).kind == "files"
 
 
 def expect_kind(result: AttestationResult, wanted: str) -> None:

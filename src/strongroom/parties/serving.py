@@ -18,7 +18,8 @@ from strongroom.broker.client import BrokerClient
 from strongroom.errors import StrongroomError, TransportError
 from strongroom.jobs.launch import Launcher, TeeHost
 from strongroom.jobs.launch.placement import PlacementEvent
-from strongroom.parties.analyst import Analyst, JobReport, OnEvent, SubmittedJob
+from strongroom.parties.analyst import Analyst, SubmittedJob
+from strongroom.parties.following import JobReport, OnEvent
 from strongroom.serving.publication import Publication
 
 _START_SECONDS = 120.0
