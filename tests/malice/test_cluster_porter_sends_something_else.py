@@ -1,10 +1,12 @@
 """Attack: the cluster's porter sends paths outside the directory, links, devices, cut files, or files without end."""
 
+import contextlib
 import io
 import resource
 import socket
 import tarfile
 import threading
+import time
 
 import pytest
 
@@ -136,3 +138,21 @@ def test_porter_follows_no_link_out_of_the_output(tmp_path):
     sender.join()
     assert [path.name for path in target.rglob("*") if path.is_file()] == ["file"]
     assert (target / "deep" / "file").read_bytes() == b"ciphertext" * 100_000
+
+
+def test_a_porter_that_drips_is_given_up(tmp_path):
+    """Attack: a byte now and then, so that no wait for one is ever too long."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def drip():
+            line, _ = listener.accept()
+            with line, contextlib.suppress(OSError):
+                for byte in header(tarfile.REGTYPE, 1 << 20):
+                    line.sendall(bytes([byte]))
+                    time.sleep(0.05)
+
+        threading.Thread(target=drip, daemon=True).start()
+        begun = time.monotonic()
+        with pytest.raises(TransportError, match="fewer than"):
+            receive(listener.getsockname()[:2], tmp_path, patience=0.5)
+        assert time.monotonic() - begun < 5

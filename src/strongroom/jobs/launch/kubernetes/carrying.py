@@ -7,6 +7,7 @@ whoever opens it, against the manifest that the ledger names.
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import secrets
 import shutil
@@ -26,6 +27,7 @@ from strongroom.jobs.launch.placement import PlacementError
 
 _LOOK_SECONDS = 0.3
 _READ_SECONDS = 120.0
+_LEAST_PACE = 1 << 12  # bytes a second
 _MOST_BYTES = 1 << 40
 _MOST_FILES = 100_000
 _MOST_HEADER = 1 << 16  # a long name takes a header of its own, which is read into memory whole
@@ -114,12 +116,21 @@ def _last_word(cluster: Cluster, name: str) -> dict[str, Any]:
     return found
 
 
-def receive(address: tuple[str, int], target: Path, on_bytes: Progress = lambda _done, _total: None) -> None:
-    """Write the files that a porter at ``address`` sends below ``target``; raise TransportError if it sends others."""
+def receive(
+    address: tuple[str, int],
+    target: Path,
+    on_bytes: Progress = lambda _done, _total: None,
+    *,
+    patience: float = _READ_SECONDS,
+) -> None:
+    """Write the files that a porter at ``address`` sends below ``target``; raise TransportError if it sends others.
+
+    It may be silent for ``patience`` seconds at a time, and has as much more time as its bytes take at a slow pace.
+    """
     try:
         with (
-            socket.create_connection(address, timeout=_READ_SECONDS) as line,
-            line.makefile("rb") as pipe,
+            socket.create_connection(address, timeout=patience) as line,
+            io.BufferedReader(Paced(line, patience=patience)) as pipe,
             tarfile.open(fileobj=pipe, mode="r|", tarinfo=Entry) as tar,
         ):
             unpack(tar, target, on_bytes)
@@ -127,6 +138,26 @@ def receive(address: tuple[str, int], target: Path, on_bytes: Progress = lambda 
         raise TransportError(
             f"the output broke off on its way: {str(error)[:200] or type(error).__name__}", hint="fetch it again"
         ) from error
+
+
+class Paced(io.RawIOBase):
+    """Reads from a connection as long as it is not slower, all in all, than any network that is of use."""
+
+    def __init__(self, line: socket.socket, *, patience: float) -> None:
+        self._line = line
+        self._ends = time.monotonic() + patience
+
+    def readable(self) -> bool:
+        """Say that it is read from."""
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:  # noqa: ANN401  a writable buffer
+        """Read what is there; raise TimeoutError when the porter sends too little for too long."""
+        got = self._line.recv_into(buffer)
+        self._ends += got / _LEAST_PACE
+        if time.monotonic() > self._ends:
+            raise TimeoutError(f"the porter sends fewer than {_LEAST_PACE} bytes a second")
+        return got
 
 
 class Entry(tarfile.TarInfo):
