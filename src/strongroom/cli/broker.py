@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import time
 from pathlib import Path
@@ -11,7 +12,7 @@ import click
 from strongroom.cli.broker_store import backup, restore
 from strongroom.cli.screen import Screen
 from strongroom.cli.verb import VerbGroup, home_option, verb
-from strongroom.errors import UsageError
+from strongroom.errors import TransportError, UsageError
 
 _LOOK_SECONDS = 1.0
 
@@ -131,7 +132,12 @@ def _start(
         )
         status = 0
         while (ended := running.process.poll()) is None:
-            time.sleep(_LOOK_SECONDS)
+            if running.custodians:
+                with contextlib.suppress(TransportError):
+                    running.wait_unsealed(_LOOK_SECONDS)
+                    screen.say("its custodians have unsealed it: it serves")
+            else:
+                time.sleep(_LOOK_SECONDS)
             operator.refresh_collateral()
         status = ended
         screen.say(f"the broker ended with code {status}; see {platform / 'broker.log'}")
