@@ -1,4 +1,4 @@
-"""Be one of two ranks of the benchmark ``deep``: all-reduce and train over gloo and over the mesh, turn about.
+"""Be one of two ranks of the benchmark ``deep``: all-reduce, train and boost in the clear and over the mesh, by turns.
 
 ``python -m benchmarks._deep_rank RANK PLACE QUICK``; rank 0 prints one JSON line.
 """
@@ -23,6 +23,8 @@ from torch.nn.parallel import DistributedDataParallel
 from strongroom.attestation.simulated.platform import SimulatedPlatform
 from strongroom.attestation.workload_keys import WorkloadKeys
 from strongroom.testing import simulated_tee, simulated_verifier
+from strongroom.workload.boosting.stage import Stage
+from strongroom.workload.confinement import confine
 from strongroom.workload.mesh.mesh import Mesh, MeshDoor, Proof
 from strongroom.workload.mesh.roster import Place, Roster
 from strongroom.workload.torch.process_group import BACKEND, StrongroomGroup
@@ -62,6 +64,34 @@ def train(group: Any, rank: int, steps: int) -> torch.Tensor:
     return torch.cat([weights.detach().flatten() for weights in model.parameters()])
 
 
+def boosting(rank: int, mesh: Mesh, place: Path, *, rows: int) -> dict[str, Callable[[], bytes]]:
+    """Return XGBoost's training of 30 trees on made-up rows by its own sockets and over the mesh: its model's bytes."""
+    import xgboost
+    from xgboost.tracker import RabitTracker
+
+    dealt = torch.Generator().manual_seed(rank)
+    seen = torch.randn(rows, 30, generator=dealt).numpy()
+    names = (seen[:, 0] * seen[:, 1] + seen[:, 2] > 0).astype("float32")
+
+    def learn() -> bytes:
+        settings = {"objective": "binary:logistic", "max_depth": 6, "nthread": 1}
+        return bytes(xgboost.train(settings, xgboost.QuantileDMatrix(seen, names), 30).save_raw("ubj"))
+
+    def plain() -> bytes:
+        told: list[Any] = [None]
+        if rank == 0:
+            tracker = RabitTracker(n_workers=2, host_ip="127.0.0.1", sortby="task")
+            tracker.start()
+            told = [tracker.worker_args()]
+        dist.broadcast_object_list(told)
+        with xgboost.collective.CommunicatorContext(**told[0], dmlc_task_id=str(rank)):
+            return learn()
+
+    tee = simulated_tee("worker", platform=SimulatedPlatform(place / "platform"), job_digest=JOB)
+    stage = Stage(mesh, tee=tee, confine=lambda: confine([place], keep_signals=True))
+    return {"plain": plain, "mesh": lambda: stage.xgboost(learn)}
+
+
 def main(rank: int, place: Path, quick: bool) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{place / 'store'}", rank=rank, world_size=2)
@@ -96,6 +126,12 @@ def main(rank: int, place: Path, quick: bool) -> None:
         for side in ("gloo", "mesh") if number % 2 else ("mesh", "gloo"):
             found[side] = timed(f"train {side}", lambda side=side: train(groups[side], rank, 20 if quick else 60))
     equal = torch.equal(found["gloo"], found["mesh"])
+    ways = boosting(rank, mesh, place, rows=20_000 if quick else 100_000)
+    made = {}
+    for number in range(3 if quick else 7):
+        for side in ("plain", "mesh") if number % 2 else ("mesh", "plain"):
+            made[side] = timed(f"boost {side}", ways[side])
+    equal &= made["plain"] == made["mesh"]
     if rank == 0:
         print(json.dumps({"seconds": seconds, "equal": equal}), flush=True)
     dist.barrier()

@@ -78,7 +78,7 @@ class MeshDoor:
                 channels[rank] = self._call(roster, rank, deadline)
             for rank in range(roster.rank + 1, roster.size):
                 channels[rank] = self._await(roster, rank, until, deadline)
-                channels[rank].send(_hello(roster))
+                _say_hello(channels[rank], roster, rank)
             for rank in range(roster.rank):
                 self._hear_welcome(channels[rank], roster, rank, until, deadline)
             for rank, channel in channels.items():
@@ -127,7 +127,7 @@ class MeshDoor:
             raise ImpostorError(
                 f"at the address of worker {rank} stands a worker that the driver did not admit", step="roster"
             )
-        channel.send(_hello(roster))
+        _say_hello(channel, roster, rank)
         return channel
 
     def _hear_welcome(self, channel: AttestedChannel, roster: Roster, rank: int, until: float, deadline: float) -> None:
@@ -138,7 +138,7 @@ class MeshDoor:
             raise PeerLostError(f"worker {rank} did not come within {deadline:g} s") from error
         except TransportError as error:
             raise lost(rank, error) from error
-        if said != {"type": "mesh", "round": roster.round, "rank": rank}:
+        if said != _hello(roster.round, rank):
             raise MessageError(f"worker {rank} is in another round, or of another rank")
 
     def _await(self, roster: Roster, rank: int, until: float, deadline: float) -> AttestedChannel:
@@ -243,6 +243,14 @@ class Mesh:
             incoming.close()
 
 
-def _hello(roster: Roster) -> dict[str, object]:
-    """Return what each end of a connection says to the other before it leaves TLS for records."""
-    return {"type": "mesh", "round": roster.round, "rank": roster.rank}
+def _say_hello(channel: AttestedChannel, roster: Roster, rank: int) -> None:
+    """Say who we are to the worker of ``rank``, before both leave TLS for records."""
+    try:
+        channel.send(_hello(roster.round, roster.rank))
+    except TransportError as error:
+        channel.close()
+        raise lost(rank, error) from error
+
+
+def _hello(number: int, rank: int) -> dict[str, object]:
+    return {"type": "mesh", "round": number, "rank": rank}
