@@ -24,7 +24,7 @@ from strongroom.attestation.records import (
     Sealer,
     Traffic,
 )
-from strongroom.attestation.secure_line import Deadline
+from strongroom.attestation.secure_line import Deadline, LineClosedError, ProtocolError
 from strongroom.testing import connect_as, listen_as
 from strongroom.workload.mesh.links import PeerLostError
 
@@ -211,3 +211,18 @@ def test_the_secret_of_a_direction_is_not_shown():
         secret.__reduce__()
     with pytest.raises(RecordError):
         Traffic(bytes(SECRET_BYTES))
+
+
+def test_an_end_that_goes_on_over_tls_is_not_listened_to(world):
+    with listen_as("worker", platform=world.platform, job_digest=JOB) as listener:
+        caller = connect_as("worker", listener.address, platform=world.platform, job_digest=JOB, expected_role="worker")
+        called = listener.accept(deadline=10)
+    for number in range(2):
+        caller.send({"said": number})
+    assert called.receive(deadline=10) == {"said": 0}
+    with pytest.raises(ProtocolError):
+        called.into_records("mesh").receive_into(memoryview(bytearray(1)), Deadline(10))
+    with pytest.raises(LineClosedError):
+        called.send({"said": "more"})
+    called.close()
+    caller.close()
