@@ -28,7 +28,8 @@ def guard_collectives() -> None:
     if not any(isinstance(finder, _Guard) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Guard())
     for name in _HELD:
-        if (module := sys.modules.get(name)) is not None:
+        module = sys.modules.get(name)
+        if module is not None and not _is_loading(module):  # what another thread is loading is held when it is there
             _hold(module)
 
 
@@ -118,6 +119,11 @@ _HELD: Final[Mapping[str, Callable[[ModuleType], None]]] = {
     "torch.distributed.distributed_c10d": _hold_torch,
 }
 _MARK: Final = "__held_to_one_worker__"
+
+
+def _is_loading(module: ModuleType) -> bool:
+    """Return whether ``module`` is being loaded, and so has not all its names yet (importlib's own mark)."""
+    return bool(getattr(module.__spec__, "_initializing", False))
 
 
 def _hold(module: ModuleType) -> None:
