@@ -1,5 +1,7 @@
 """A job goes on asking after an owner withdrew: at release, at renewal, in a new session, with a later job."""
 
+import urllib.request
+
 import pytest
 from scene import Party, Scene
 
@@ -25,6 +27,18 @@ def test_revocation_between_attestation_and_release_counts(scene):
     assert refused.value.reasons == (
         "weather: dataset 'weather' is revoked by its owner: nothing of it is released any more",
     )
+
+
+def test_revoked_dataset_is_not_released_with_an_attestation_and_leaves_no_session(scene):
+    client, job = scene.client_, scene.job()
+    ticket = client.submit_job(job.statement)
+    client.revoke("weather", "found an error", scene.weather.key)
+    with pytest.raises(RefusedError) as refused:
+        scene.drive(client, job, ticket, ["flights"])
+    assert [reason.partition(" is ")[0] for reason in refused.value.reasons] == ["weather: dataset 'weather'"]
+    assert client.verified_entry(refused.value.index).kind is EntryKind.REFUSAL
+    with urllib.request.urlopen(f"http://127.0.0.1:{scene.metrics}/metrics") as answer:
+        assert b"\nstrongroom_broker_sessions 0.0\n" in answer.read()
 
 
 def test_revocation_ends_renewal_of_every_member_and_stands_in_the_ledger(scene):

@@ -49,6 +49,18 @@ def test_same_request_twice_is_answered_once(scene, driver):
             send(scene, driver, counter=counter)
 
 
+def test_release_that_came_with_the_attestation_was_request_1_and_its_answer_opens_as_no_other(scene):
+    job = scene.job()
+    ticket = scene.client_.submit_job(job.statement)
+    driver, _ = scene.drive(scene.client_, job, ticket, ["flights"])
+    with pytest.raises(SessionLostError):
+        send(scene, driver, counter=1)
+    later = send(scene, driver, counter=2)
+    assert opened(driver, later, counter=2)
+    with pytest.raises(ReleaseSealError):
+        opened(driver, later, counter=1)
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -47,6 +47,21 @@ def test_driver_with_one_byte_changed_gets_no_key(scene, client, changed):
     assert client.verified_entry(refused.value.index).reasons == refused.value.reasons
 
 
+def test_driver_with_one_byte_changed_gets_no_key_with_its_attestation_either(scene, client, changed):
+    job = scene.job()
+    ticket = client.submit_job(job.statement)
+    with pytest.raises(RefusedError) as refused:
+        scene.drive(client, job, ticket, ["flights"], package_root=changed)
+    assert {reason.partition(":")[0] for reason in refused.value.reasons} == {"flights", "weather"}
+    assert client.verified_entry(refused.value.index).reasons == refused.value.reasons
+
+
+def test_debug_driver_that_asks_for_keys_at_once_is_told_of_its_evidence_and_gets_none(scene, client):
+    job = scene.job()
+    with pytest.raises(RefusedError, match="attestation of the driver"):
+        scene.drive(client, job, client.submit_job(job.statement), ["flights"], faults=Faults(debug=True))
+
+
 def test_worker_with_one_byte_changed_is_not_admitted(scene, client, changed):
     job = scene.job()
     driver = scene.driver(client, job, client.submit_job(job.statement))

@@ -46,8 +46,20 @@ def verify_collateral(
 
 def check_certificates(collateral: Collateral, *, chain: PckChain, now: datetime) -> None:
     """Raise RevokedError or CertificateError if a certificate is revoked, or not valid at ``now``."""
+    for whose, first, last in _read_validity(collateral, chain):
+        if not first <= now <= last:
+            raise CertificateError(
+                f"{whose} is valid from {first:%FT%TZ} to {last:%FT%TZ}, not at {now:%FT%TZ}",
+                hint="check the clock; an expired platform certificate is renewed by registering the platform again",
+            )
+
+
+@lru_cache(maxsize=512)
+def _read_validity(collateral: Collateral, chain: PckChain) -> tuple[tuple[str, datetime, datetime], ...]:
+    """Return from when to when each certificate is valid; raise RevokedError if one is revoked."""
     leaf, authority, _ = chain.certificates
     root_crl, pck_crl = collateral.root_crl, collateral.pck_crl
+    validity = []
     for whose, certificate, revocations in (
         ("the platform's certificate", leaf, pck_crl),
         ("the platform's authority", authority, root_crl),
@@ -59,12 +71,8 @@ def check_certificates(collateral: Collateral, *, chain: PckChain, now: datetime
                 f"{whose} (serial number {certificate.serial_number:x}) is revoked by {revocations.name}",
                 hint="the vendor withdrew it; nothing it signed can be accepted any more",
             )
-        first, last = certificate.not_valid_before_utc, certificate.not_valid_after_utc
-        if not first <= now <= last:
-            raise CertificateError(
-                f"{whose} is valid from {first:%FT%TZ} to {last:%FT%TZ}, not at {now:%FT%TZ}",
-                hint="check the clock; an expired platform certificate is renewed by registering the platform again",
-            )
+        validity.append((whose, certificate.not_valid_before_utc, certificate.not_valid_after_utc))
+    return tuple(validity)
 
 
 @lru_cache(maxsize=64)
@@ -145,6 +153,7 @@ def _verify_crl(crl: x509.CertificateRevocationList, issuer: x509.Certificate, *
         raise CollateralError(f"the signature of {name} does not hold", hint=_AGAIN)
 
 
+@lru_cache(maxsize=512)
 def _check_platform(collateral: Collateral, tee: TeeName, chain: PckChain) -> None:
     info, identity = collateral.tcb_info, collateral.qe_identity
     for document, expected in ((info, _TCB_INFO_ID[tee]), (identity, _QE_IDENTITY_ID[tee])):

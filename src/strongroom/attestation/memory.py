@@ -47,6 +47,7 @@ class CollateralMemory:
         self._lock = threading.Lock()
         self._marks: dict[str, tuple[int, int]] = {}
         self._clock = 0
+        self.revision = 0  # It moves with every mark, and so says whether there is anything new to write down.
         if path is not None:
             self._merge(_load(path))
 
@@ -116,7 +117,10 @@ class CollateralMemory:
     def _merge(self, other: dict[str, Any]) -> None:
         self._clock = max(self._clock, other["clock"])
         for name, mark in other["marks"].items():
-            self._marks[name] = _max(mark, self._marks.get(name, _NEVER))
+            highest = _max(mark, self._marks.get(name, _NEVER))
+            if highest != self._marks.get(name):
+                self._marks[name] = highest
+                self.revision += 1
 
     def _save(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)

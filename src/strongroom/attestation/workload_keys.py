@@ -6,7 +6,7 @@ halves never print, pickle or copy, and signatures always name what they are for
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import NoReturn, Self
 
@@ -35,10 +35,17 @@ class WorkloadKeyError(TransportError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublicKeys:
-    """The public halves: ``spki`` (DER SubjectPublicKeyInfo of the P-256 key) and ``kem`` (1,216 bytes)."""
+    """The public halves: ``spki`` (DER SubjectPublicKeyInfo of the P-256 key) and ``kem`` (1,216 bytes).
+
+    ``digest``: the 48 bytes that evidence commits to, both keys as one bundle.
+    """
 
     spki: bytes
     kem: bytes
+    digest: bytes = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "digest", key_bundle_digest(self.spki, self.kem))
 
     @classmethod
     def parse(cls, *, spki: bytes, kem: bytes) -> Self:
@@ -47,11 +54,6 @@ class PublicKeys:
         if len(kem) != KEM_BYTES:
             raise WorkloadKeyError(f"a workload's KEM key has {KEM_BYTES} bytes, got {len(kem)}")
         return cls(spki=spki, kem=kem)
-
-    @property
-    def digest(self) -> bytes:
-        """Return the 48 bytes that evidence commits to: both keys as one bundle."""
-        return key_bundle_digest(self.spki, self.kem)
 
     def verify(self, signature: bytes, label: str, *parts: bytes) -> None:
         """Raise WorkloadKeyError unless ``signature`` is this workload's over ``label`` and ``parts``."""

@@ -7,8 +7,7 @@ was remembered, so a broker whose ledger was rolled back is refused at the first
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
@@ -22,6 +21,7 @@ from strongroom.attestation.failures import MeasurementError
 from strongroom.attestation.roles import Role
 from strongroom.attestation.tee import Tee
 from strongroom.attestation.workload_keys import WorkloadKeys
+from strongroom.broker.answered import PendingOutput, Receipt, ResultKey, Ticket
 from strongroom.broker.calls import BrokerRefusedError, Line, SessionLostError, parse_proof
 from strongroom.broker.names import NONCE_BYTES
 from strongroom.broker.orders import Order, sign_order
@@ -33,7 +33,7 @@ from strongroom.digests import bytes_digest
 from strongroom.envelope.hpke import seal
 from strongroom.envelope.keys import DataKey, reveal
 from strongroom.envelope.manifest import verify_manifest
-from strongroom.errors import EvidenceError, LedgerError, TransportError
+from strongroom.errors import EvidenceError, LedgerError
 from strongroom.ledger.checkpoint import Checkpoint, LedgerKey
 from strongroom.ledger.entry import Entry
 from strongroom.ledger.export import write_export
@@ -41,68 +41,6 @@ from strongroom.ledger.memory import CheckpointMemory
 from strongroom.ledger.proofs import leaf_hash, verify_inclusion
 from strongroom.policy.document import policy_digest, verify_policy
 from strongroom.statements import SigningKey, Statement, VerifyKey
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Receipt:
-    """Where in the ledger something stands; None if it stood there before."""
-
-    index: int | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ticket:
-    """What lets one driver run one job; the secret is for the attested driver alone."""
-
-    job_id: str
-    secret: bytes
-    index: int
-
-    def encode(self) -> dict[str, Any]:
-        """Return the ticket as it travels to the attested driver."""
-        return {"job": self.job_id, "secret": encode64(self.secret), "index": self.index}
-
-    @classmethod
-    def decode(cls, value: Mapping[str, Any]) -> Self:
-        """Parse what :meth:`encode` wrote; raise TransportError otherwise."""
-        try:
-            return cls(
-                job_id=str(value["job"]), secret=decode64(value["secret"], name="a ticket"), index=int(value["index"])
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise TransportError("not a ticket") from error
-
-    def __repr__(self) -> str:
-        return f"Ticket(job_id={self.job_id!r})"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PendingOutput:
-    """An output that waits for a party's approval: what it is, of which job, for whom."""
-
-    output_id: str
-    digest: str
-    location: str
-    details: Mapping[str, Any]
-    job_id: str
-    analyst: str
-    purpose: str
-    program: str
-    recipients: tuple[str, ...]
-    created: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ResultKey:
-    """A result's key, still sealed to the recipient, and what identifies the result's files."""
-
-    output_id: str
-    manifest_digest: str
-    signer: VerifyKey
-    location: str
-    details: Mapping[str, Any]
-    sealed: bytes
-    index: int
 
 
 class BrokerClient:
@@ -333,13 +271,45 @@ class BrokerClient:
 
         The session attests again by itself when the broker has forgotten it.
         """
+        session = self._introduce(tee, keys=keys, role=role, job_digest=job_digest, ticket=ticket, admission=admission)
+        session.attest()
+        return session
+
+    def attest_and_release(
+        self,
+        tee: Tee,
+        *,
+        keys: WorkloadKeys,
+        role: Role,
+        job_digest: bytes,
+        datasets: Sequence[str],
+        ticket: Ticket | Mapping[str, Any] | None = None,
+        admission: str | None = None,
+    ) -> tuple[WorkloadSession, Release]:
+        """Return a session as :meth:`attest_workload` does, and the keys of ``datasets``, with one request less.
+
+        Raise RefusedError with every reason of every owner of any input; there is no session then.
+        """
+        session = self._introduce(tee, keys=keys, role=role, job_digest=job_digest, ticket=ticket, admission=admission)
+        return session, session.attest_and_release(datasets)
+
+    def _introduce(
+        self,
+        tee: Tee,
+        *,
+        keys: WorkloadKeys,
+        role: Role,
+        job_digest: bytes,
+        ticket: Ticket | Mapping[str, Any] | None,
+        admission: str | None,
+    ) -> WorkloadSession:
         introduction = {}
         if ticket is not None:
             held = ticket if isinstance(ticket, Ticket) else Ticket.decode(ticket)
             introduction["ticket"] = encode64(held.secret)
         if admission is not None:
             introduction["admission"] = admission
-        session = WorkloadSession(
+        return WorkloadSession(
             self._line,
             tee=tee,
             keys=keys,
@@ -349,8 +319,6 @@ class BrokerClient:
             broker_key=key_bundle_digest(self._public.tls_spki),
             nonce=self.nonce,
         )
-        session.attest()
-        return session
 
     # The door for a standby.
 

@@ -60,6 +60,7 @@ class Desk:
     keeping: Keeping
     tally: Tally
     clock: Callable[[], datetime]
+    _kept: int = -1  # the memory's revision that the store has
 
     async def write(
         self,
@@ -101,11 +102,15 @@ class Desk:
 
     async def keep_memory(self) -> None:
         """Return once the newest collateral seen is in the store, so that a restart does not forget it."""
+        revision = self.memory.revision
+        if revision == self._kept:
+            return
         text = self.memory.encode()
         if text != self.state.collateral:
             change = text_change(COLLATERAL, "newest", text)
             self.state.apply(change)
             await self.book.write(changes=[change], administrative=True)
+        self._kept = max(self._kept, revision)
 
     def member(self, key: VerifyKey) -> Identity:
         """Return the member that signs with ``key``; raise StrangerError if there is none."""

@@ -29,6 +29,7 @@ MAX_KEPT = 1024
 _SHOWN_COLUMNS = 256
 _BLANKS = ("key", "expires")
 
+Place = TypeVar("Place")
 Kept = TypeVar("Kept")
 
 
@@ -78,7 +79,7 @@ class Parcels:
         parcel = self._parcels.get(place)
         if parcel is None:
             parcel = self._make(role, job, inputs, wanted, recipients)
-            _keep(self._parcels, place, parcel)
+            keep(self._parcels, place, parcel)
         return parcel
 
     def form(self, parcel: Parcel, *, facts: Mapping[str, Any], time: datetime) -> EntryForm:
@@ -91,7 +92,7 @@ class Parcels:
             form = entry.form(*_BLANKS)
             if not form.fits:  # Then a digest stands for its facts, the blanks being empty.
                 form = abridge(entry).form(*_BLANKS)
-            _keep(self._forms, place, form)
+            keep(self._forms, place, form)
         return form
 
     def _make(
@@ -117,7 +118,8 @@ class Parcels:
         )
 
 
-def _keep(kept: OrderedDict[tuple[object, ...], Kept], place: tuple[object, ...], value: Kept) -> None:
+def keep(kept: OrderedDict[Place, Kept], place: Place, value: Kept) -> None:
+    """Put ``value`` at ``place``, and let the oldest give way when there are too many."""
     kept[place] = value
     if len(kept) > MAX_KEPT:
         kept.popitem(last=False)

@@ -131,19 +131,21 @@ def rule(job: Job, cases: Sequence[InputCase], *, tee: TeeFacts | None, now: dat
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
-    """What a grant rested on: this job, every input as it stood, this TEE.
+    """What ``grants`` rested on: this job, every input as it stood, these attested facts.
 
-    While all of it is the same, every rule but those about time says the same, so only those are asked again. A
-    revocation, a policy, a use or a revision changes a case, and everything is ruled on anew.
+    While all of it is the same, every rule but those about time says the same, so only those are asked again, be it for
+    the same session or for another of equal facts. A revocation, a policy, a use or a revision changes a case, and
+    everything is ruled on anew.
     """
 
     job: Job
     cases: tuple[InputCase, ...]
     tee: TeeFacts
+    grants: tuple[Grant, ...]
 
     def rule_again(self, job: Job, cases: tuple[InputCase, ...], *, tee: TeeFacts, now: datetime) -> Term | None:
         """Return the term of the same grant at ``now``, or None if anything changed or its time is over."""
-        if job is not self.job or tee is not self.tee or cases != self.cases:
+        if job is not self.job or tee != self.tee or cases != self.cases:
             return None
         expires: datetime | None = None
         for case in cases:

@@ -11,8 +11,6 @@ from typing import NoReturn
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
 from strongroom.digests import digest, frame
 from strongroom.errors import EnvelopeError
@@ -60,7 +58,8 @@ class ReleaseSeal:
         if len(secret) != SECRET_BYTES:
             raise ReleaseSealError(f"a session's secret has {SECRET_BYTES} bytes, got {len(secret)}")
         info = frame(b"strongroom/release-key/v1", session)
-        self._aead = AESGCM(HKDFExpand(algorithm=SHA256(), length=SECRET_BYTES, info=info).derive(secret))
+        # HKDF-Expand-SHA-256 (RFC 5869 §2.3) of one block's length is this HMAC, at a tenth of the general one's price.
+        self._aead = AESGCM(hmac.digest(secret, info + b"\x01", "sha256"))
         self._session = session
         self._last = 0
 

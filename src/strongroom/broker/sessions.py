@@ -108,7 +108,8 @@ class Sessions:
         """Open a session for a workload whose evidence was appraised."""
         while self._open and (len(self._open) >= MAX_SESSIONS or next(iter(self._open.values())).ends < now):
             self._open.popitem(last=False)
-        session_id, secret = self._random(SESSION_BYTES), self._random(SECRET_BYTES)
+        random = self._random(SESSION_BYTES + SECRET_BYTES)
+        session_id, secret = random[:SESSION_BYTES], random[SESSION_BYTES:]
         session = Session(
             id=session_id,
             secret=secret,
@@ -122,6 +123,10 @@ class Sessions:
         )
         self._open[session.id] = session
         return session
+
+    def end(self, session: Session) -> None:
+        """Forget ``session``."""
+        self._open.pop(session.id, None)
 
     def open_at(self, now: datetime) -> list[Session]:
         """Return the sessions that have not ended."""

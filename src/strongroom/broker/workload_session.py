@@ -110,6 +110,17 @@ class WorkloadSession:
 
     def attest(self) -> None:
         """Prove to the broker, on a fresh nonce, what this workload is, and begin a session."""
+        self._attest({})
+
+    def attest_and_release(self, datasets: Sequence[str]) -> Release:
+        """Begin a session and return the keys of ``datasets``, in one request; raise as :meth:`release` does."""
+        with self._turns.take():
+            answer = self._attest({"datasets": list(datasets)})["release"]
+            self._counter = 1
+            return self._open(answer)
+
+    def _attest(self, more: Mapping[str, Any]) -> dict[str, Any]:
+        """Begin a session with the evidence and ``more``; return the answer."""
         with self._turns.take():
             nonce = self._nonce()
             bound = report_data(
@@ -128,6 +139,7 @@ class WorkloadSession:
                 "kem": encode64(self._keys.kem.public),
                 "job": to_text(self._job_digest),
                 **self._introduction,
+                **more,
             }
             answer = self._line.call("/v1/attest", body, again=False)
             session = decode64(str(answer.get("session")), name="the session", size=SESSION_BYTES)
@@ -136,17 +148,19 @@ class WorkloadSession:
             if len(secret) != SECRET_BYTES:
                 raise TransportError("the broker sent a session without a secret")
             self._id, self._secret, self._counter = session, secret, 0
+            return answer
 
     def release(self, datasets: Sequence[str]) -> Release:
         """Return the keys of ``datasets``; raise RefusedError with every reason of every owner of any input."""
         with self._turns.take():
-            answer = self._call("/v1/release", {"datasets": list(datasets)})
-            granted = [(str(name), int(version), str(digest)) for name, version, digest in answer["datasets"]]
-            terms = release_terms(
-                job_digest=self._job_digest, datasets=granted, policy_digest=str(answer["policy_digest"])
-            )
-            sealed = decode64(str(answer["sealed"]), name="the sealed keys")
-            plain = ReleaseSeal(self._secret, session=self._id).open(sealed, counter=self._counter, terms=terms)
+            return self._open(self._call("/v1/release", {"datasets": list(datasets)}))
+
+    def _open(self, answer: Mapping[str, Any]) -> Release:
+        """Return what the broker's answer to the session's newest request releases."""
+        granted = [(str(name), int(version), str(digest)) for name, version, digest in answer["datasets"]]
+        terms = release_terms(job_digest=self._job_digest, datasets=granted, policy_digest=str(answer["policy_digest"]))
+        sealed = decode64(str(answer["sealed"]), name="the sealed keys")
+        plain = ReleaseSeal(self._secret, session=self._id).open(sealed, counter=self._counter, terms=terms)
         bundles, output, encoded, recipients, contents = cbor2.loads(plain)
         policy = FusedPolicy.decode(encoded)
         if not same(policy.digest.encode(), str(answer["policy_digest"]).encode()):

@@ -119,15 +119,15 @@ class Endpoint:
             raise UsageError(f"an endpoint runs jobs of kind serve, not {spec.kind}", hint="use strongroom submit")
         started = time.monotonic()
         broker = attest_broker(handover, verifier=self._verifier, scratch=self._scratch)
-        session = broker.attest_workload(
+        asked = seconds_now()
+        session, release = broker.attest_and_release(
             self._tee,
             keys=self._keys,
             role=Role.ENDPOINT,
             job_digest=parse_text(self._digest),
+            datasets=sorted(spec.inputs),
             ticket=handover.ticket,
         )
-        asked = seconds_now()
-        release = session.release(sorted(spec.inputs))
         self._tell("keys-released", seconds=time.monotonic() - started, datasets=sorted(release.datasets))
         lease = LeaseKeeper(
             lambda: self._renew(session), seconds=release.lease_seconds, asked=asked, on_lost=self._stop_now

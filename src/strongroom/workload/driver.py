@@ -126,15 +126,15 @@ class Driver:
         self._host.say("wanted", role="egress", count=1)
         broker = self._attest_broker(handover)
         with self._timed("key-release"):
-            session = broker.attest_workload(
+            asked = seconds_now()
+            session, release = broker.attest_and_release(
                 self._tee,
                 keys=self._keys,
                 role=Role.DRIVER,
                 job_digest=parse_text(self._digest),
+                datasets=sorted(spec.inputs),
                 ticket=handover.ticket,
             )
-            asked = seconds_now()
-            release = session.release(sorted(spec.inputs))
         self._ring.hold(release.datasets, contents=release.contents, output=release.output)
         self._tell("keys-released", seconds=self._timings["key-release"], datasets=sorted(release.datasets))
         lease = LeaseKeeper(session.renew, seconds=release.lease_seconds, asked=asked, on_lost=self._stop_now)

@@ -143,15 +143,15 @@ class Worker(Member):
         admission, spec = self.join()
         broker = self.attest_broker(admission)
         started = time.monotonic()
-        session = broker.attest_workload(
+        asked = seconds_now()
+        session, release = broker.attest_and_release(
             self.tee,
             keys=self.keys,
             role=Role.WORKER,
             job_digest=parse_text(self.digest),
+            datasets=sorted(spec.inputs),
             admission=admission.admission,
         )
-        asked = seconds_now()
-        release = session.release(sorted(spec.inputs))
         self._ring.hold(release.datasets, contents=release.contents, output=release.output)
         LeaseKeeper(session.renew, seconds=release.lease_seconds, asked=asked, on_lost=self._lose).start()
         self.channel.send({"type": "keys-released", "seconds": time.monotonic() - started})

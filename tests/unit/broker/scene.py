@@ -300,6 +300,17 @@ size = 5
             ticket=ticket,
         )
 
+    def drive(self, client, job, ticket, datasets, *, keys=None, **more):
+        """Attest a driver that asks for its keys at once; return session and release."""
+        return client.attest_and_release(
+            self.tee("driver", job, **more),
+            keys=keys or WorkloadKeys.generate(),
+            role=Role.DRIVER,
+            job_digest=parse_text(job.digest),
+            datasets=datasets,
+            ticket=ticket,
+        )
+
     def member(self, client, job, driver, role, *, keys=None, letter=None):
         keys = keys or WorkloadKeys.generate()
         if letter is None:

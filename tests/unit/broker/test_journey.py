@@ -77,6 +77,21 @@ def test_driver_may_ask_for_one_dataset_and_gets_only_that(driven):
     assert set(driven[1].release(["weather"]).datasets) == {"weather"}
 
 
+def test_keys_that_come_with_the_attestation_are_those_that_a_release_brings(scene, client):
+    job = scene.job()
+    driver, first = scene.drive(client, job, client.submit_job(job.statement), ["flights", "weather"])
+    again = driver.release(["flights", "weather"])
+    assert first.datasets.keys() == again.datasets.keys() == {"flights", "weather"}
+    key = "flights@1/column/delay"
+    assert first.datasets["flights"].key(key) == again.datasets["flights"].key(key)
+    assert (first.output, first.contents, first.policy.digest) == (again.output, again.contents, again.policy.digest)
+    assert again.index == first.index + 1
+    written, later = entry(client, first.index), entry(client, again.index)
+    assert written.kind is EntryKind.GRANT
+    assert written.facts.keys() == later.facts.keys()
+    assert {name for name in written.facts if written.facts[name] != later.facts[name]} <= {"expires"}
+
+
 def test_grant_is_in_the_ledger_with_its_facts_before_the_keys_arrive(scene, client, driven):
     job, driver = driven
     granted = entry(client, driver.release(["flights"]).index)
@@ -173,6 +188,15 @@ def test_release_of_something_the_job_does_not_read_is_refused(driven):
         driven[1].release(["flights", "payroll"])
     with pytest.raises(UsageError):
         driven[1].release([])
+
+
+def test_attestation_that_asks_for_what_the_job_does_not_read_opens_no_session(scene, client):
+    job, keys = scene.job(), WorkloadKeys.generate()
+    ticket = client.submit_job(job.statement)
+    for datasets in (["flights", "payroll"], []):
+        with pytest.raises(UsageError, match="no input"):
+            scene.drive(client, job, ticket, datasets, keys=keys)
+    assert scene.drive(client, job, ticket, ["flights"], keys=keys)[1].datasets
 
 
 def test_member_enrols_again_only_with_a_newer_identity(scene, client):

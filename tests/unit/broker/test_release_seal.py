@@ -4,10 +4,14 @@ import copy
 import pickle
 
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 from hypothesis import given
 from hypothesis import strategies as st
 
 from strongroom.broker.seals import ReleaseSeal, ReleaseSealError, release_terms, request_mac
+from strongroom.digests import frame
 
 SECRET, SESSION = bytes(range(32)), b"s" * 16
 JOB, POLICY = b"j" * 48, "sha256:" + "0" * 64
@@ -85,3 +89,12 @@ def test_seal_does_not_print_pickle_or_copy():
 def test_secret_of_another_length_is_refused():
     with pytest.raises(ReleaseSealError, match="32 bytes, got 31"):
         seal(secret=bytes(31))
+
+
+@given(st.binary(min_size=32, max_size=32), st.binary(max_size=40))
+def test_release_key_is_the_one_that_hkdf_expands(secret, session):
+    info = frame(b"strongroom/release-key/v1", session)
+    key = HKDFExpand(algorithm=SHA256(), length=32, info=info).derive(secret)
+    sealed = ReleaseSeal(secret, session=session).seal(b"keys", counter=7, terms=terms())
+    bound = frame(b"strongroom/release/v2", session, b"7", terms())
+    assert AESGCM(key).decrypt((7).to_bytes(12, "big"), sealed, bound) == b"keys"

@@ -72,7 +72,7 @@ JOB = Job(
     submitted=NOW,
 )
 CASES = (case("a"), case("b", expires=datetime(2027, 6, 1, 13, 0, tzinfo=UTC)))
-STANDING = Standing(job=JOB, cases=CASES, tee=TEE)
+STANDING = Standing(job=JOB, cases=CASES, tee=TEE, grants=rule(JOB, CASES, tee=TEE, now=NOW).grants)
 
 
 @pytest.mark.parametrize("minutes", [0, 30, 58, 59])
@@ -91,7 +91,7 @@ def test_grant_does_not_stand_once_one_policy_ended(later):
 
 def test_grant_does_not_stand_before_a_policy_begins():
     cases = (replace(CASES[0], policy=replace(CASES[0].policy, not_before=NOW)), CASES[1])
-    standing = Standing(job=JOB, cases=cases, tee=TEE)
+    standing = replace(STANDING, cases=cases)
     assert standing.rule_again(JOB, cases, tee=TEE, now=NOW) is not None
     assert standing.rule_again(JOB, cases, tee=TEE, now=NOW - timedelta(seconds=1)) is None
 
@@ -112,6 +112,10 @@ def test_grant_does_not_stand_before_a_policy_begins():
 )
 def test_grant_does_not_stand_once_an_input_changed(changed):
     assert STANDING.rule_again(JOB, changed, tee=TEE, now=NOW) is None
+
+
+def test_grant_stands_for_another_workload_with_the_same_attested_facts():
+    assert STANDING.rule_again(JOB, CASES, tee=replace(TEE), now=NOW) == rule(JOB, CASES, tee=TEE, now=NOW).term
 
 
 def test_grant_does_not_stand_for_another_job_or_another_tee():

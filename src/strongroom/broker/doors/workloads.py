@@ -7,8 +7,10 @@ answer is in the ledger before it is sent, and keys are sealed to the attested k
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 from strongroom.attestation.appraisal import AttestationResult
@@ -20,9 +22,19 @@ from strongroom.attestation.workload_keys import PublicKeys
 from strongroom.broker.desk import ConflictError, Desk, StrangerError
 from strongroom.broker.doors.answers import AnswersDoor
 from strongroom.broker.names import NONCE_BYTES
-from strongroom.broker.parcels import Earlier, Parcels
+from strongroom.broker.parcels import Earlier, Parcels, keep
 from strongroom.broker.records import USES, Job, JobInput, Output, text_change
-from strongroom.broker.release import Ruling, Standing, TeeFacts, head_role, missing_approvals, rule, shorten
+from strongroom.broker.release import (
+    InputCase,
+    Ruling,
+    Standing,
+    TeeFacts,
+    Term,
+    head_role,
+    missing_approvals,
+    rule,
+    shorten,
+)
 from strongroom.broker.requests import MalformedRequestError, Message, decode64, encode64
 from strongroom.broker.seals import SECRET_BYTES, admission_mac, session_info, ticket_digest
 from strongroom.broker.sessions import Session
@@ -50,11 +62,16 @@ class WorkloadsDoor:
         self._peer_key = key_bundle_digest(desk.keys.public.tls_spki)
         self._answers = AnswersDoor(desk)
         self._parcels = Parcels(desk.state)
+        self._standing: OrderedDict[tuple[str, Role], Standing] = OrderedDict()
 
     async def attest(self, body: bytes) -> dict[str, Any]:
-        """Open a session for a workload that proves what it is, for one job, with a ticket or an admission."""
+        """Open a session for a workload that proves what it is, for one job, with a ticket or an admission.
+
+        With ``datasets``, their release comes along: ruled on after the evidence, as the session's first request. If it
+        is refused there is no session either.
+        """
         message = Message.parse(
-            body, "role", "nonce", "evidence", "spki", "kem", "job", optional=("ticket", "admission")
+            body, "role", "nonce", "evidence", "spki", "kem", "job", optional=("ticket", "admission", "datasets")
         )
         role = Role.parse(message.text("role"))
         nonce = message.raw("nonce", size=NONCE_BYTES)
@@ -83,7 +100,8 @@ class WorkloadsDoor:
                 f"attestation of the {role.value}", facts=facts, reasons=[error.message], hint=error.hint
             )
         await self._desk.keep_memory()
-        job = self._introduce(message, role, keys)  # Another may have used the ticket while that was written.
+        if self._desk.state.jobs.get(job.id) is not job:  # Another may have used the ticket while that was written.
+            job = self._introduce(message, role, keys)
         if isinstance(result.claims, Claims):
             self._desk.tally.collateral[result.tee] = CollateralSeen(
                 expires=result.claims.expires, evaluation_number=result.claims.evaluation_number
@@ -98,30 +116,46 @@ class WorkloadsDoor:
             key_text=to_text(keys.digest),
             now=now,
         )
+        released = await self._release_first(session, message) if "datasets" in message else {}
         info = session_info(session=session.id, nonce=nonce, job_digest=parse_text(job.digest))
         return {
             "session": encode64(session.id),
             "secret": encode64(seal(keys.kem, session.secret, info=info)),
             "seconds": (session.ends - now).total_seconds(),
+            **released,
         }
 
     async def release(self, session: Session, body: bytes) -> dict[str, Any]:
         """Release keys of the job's datasets, sealed to the attested key, if every owner of every input agrees."""
         counter = session.counter  # This request's: nothing was awaited since it was proven.
+        return await self._release(session, counter, asked=body, read=lambda: Message.parse(body, "datasets"))
+
+    async def _release_first(self, session: Session, message: Message) -> dict[str, Any]:
+        """Release what the attestation itself asked for; it counts as request 1 of the session."""
+        session.counter = 1
+        try:
+            return {"release": await self._release(session, 1, asked=b"", read=lambda: message)}
+        except BaseException:
+            self._desk.sessions.end(session)
+            raise
+
+    async def _release(
+        self, session: Session, counter: int, *, asked: bytes, read: Callable[[], Message]
+    ) -> dict[str, Any]:
+        """Rule on a release and carry it out: the one way to a key."""
         (job, newer), now = self._repin(self._job(session)), self._desk.clock()
         cases = self._desk.cases(job)
         earlier = session.earlier
-        if earlier is not None and earlier.asked == body:
+        if earlier is not None and earlier.asked == asked:
             term = earlier.standing.rule_again(job, cases, tee=session.tee, now=now)
         else:
             term = None
         if earlier is None or term is None:
-            wanted = _parse_wanted(job, body)
-            ruling = await self._rule(session, job, "release of keys")
-            parcel = self._parcels.make_up(session.role, job, ruling.grants, wanted)
+            wanted = _read_wanted(job, read())
+            standing, term = await self._find_standing(session, job, cases, now=now)
+            parcel = self._parcels.make_up(session.role, job, standing.grants, wanted)
             form = self._parcels.form(parcel, facts=self._about(session, job), time=now)
-            standing = Standing(job=job, cases=cases, tee=session.tee)
-            term, earlier = ruling.term, Earlier(asked=body, standing=standing, parcel=parcel, form=form)
+            earlier = Earlier(asked=asked, standing=standing, parcel=parcel, form=form)
             session.earlier = None if session.role is Role.EGRESS else earlier  # Its recipients' keys may change.
         parcel = earlier.parcel
         sealed = session.seal.seal(parcel.plain, counter=counter, terms=parcel.terms)
@@ -284,6 +318,20 @@ class WorkloadsDoor:
             changes=[job.bound_to(key).to_change()],
         )
 
+    async def _find_standing(
+        self, session: Session, job: Job, cases: tuple[InputCase, ...], *, now: datetime
+    ) -> tuple[Standing, Term]:
+        """Return the grant that the last of this role and job got, if it is this session's too, or else a new one."""
+        place = (job.id, session.role)
+        standing = self._standing.get(place)
+        term = None if standing is None else standing.rule_again(job, cases, tee=session.tee, now=now)
+        if standing is not None and term is not None:
+            return standing, term
+        ruling = await self._rule(session, job, "release of keys")
+        standing = Standing(job=job, cases=cases, tee=session.tee, grants=ruling.grants)
+        keep(self._standing, place, standing)
+        return standing, ruling.term
+
     async def _rule(self, session: Session, job: Job, asked: str) -> Ruling:
         ruling = rule(job, self._desk.cases(job), tee=session.tee, now=self._desk.clock())
         if isinstance(ruling, Refusal):
@@ -358,9 +406,9 @@ class WorkloadsDoor:
         }
 
 
-def _parse_wanted(job: Job, body: bytes) -> frozenset[str]:
+def _read_wanted(job: Job, message: Message) -> frozenset[str]:
     """Return the datasets that a release asks for; raise MalformedRequestError unless they are inputs of ``job``."""
-    wanted = frozenset(Message.parse(body, "datasets").texts("datasets"))
+    wanted = frozenset(message.texts("datasets"))
     unknown = sorted(wanted - {one.dataset for one in job.inputs})
     if unknown or not wanted:
         raise MalformedRequestError(f"the job has no input {', '.join(unknown) or 'in an empty list'}")
