@@ -11,7 +11,8 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -143,6 +144,27 @@ def cpu_seconds() -> float:
             continue
         total += times.user + times.system + times.children_user + times.children_system
     return total
+
+
+@contextmanager
+def apart() -> Iterator[set[int]]:
+    """Keep this process, the clients, off one core while the block lasts; lend that core to the server under test.
+
+    Where there is one core only, both share it.
+    """
+    cores = os.sched_getaffinity(0)
+    core = {min(cores)}
+    os.sched_setaffinity(0, cores - core or cores)
+    try:
+        yield core
+    finally:
+        os.sched_setaffinity(0, cores)
+
+
+def pin(pid: int, core: set[int]) -> None:
+    """Let every thread of a process run on ``core``."""
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        os.sched_setaffinity(int(thread.name), core)
 
 
 def machine() -> str:

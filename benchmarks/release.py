@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, Final
 import dcap_qvl
 import psutil
 
-from benchmarks.harness import Figure, Options, Report, progress
+from benchmarks.harness import Figure, Options, Report, apart, pin, progress
 from strongroom.attestation.binding import key_bundle_digest, report_data
 from strongroom.attestation.roles import Role
 from strongroom.attestation.workload_keys import WorkloadKeys
@@ -283,24 +283,6 @@ def verify_alone(scene: Scene) -> float:
     for _ in range(calls):
         verifier.verify_with_policy(evidence.quote, collateral, now, policy)
     return (time.thread_time() - begun) / calls
-
-
-@contextmanager
-def apart() -> Iterator[set[int]]:
-    """Keep this process, the clients, off one core while the block lasts, and lend that core (all, if there is one)."""
-    cores = os.sched_getaffinity(0)
-    core = {min(cores)}
-    os.sched_setaffinity(0, cores - core or cores)
-    try:
-        yield core
-    finally:
-        os.sched_setaffinity(0, cores)
-
-
-def pin(pid: int, core: set[int]) -> None:
-    """Let every thread of a process run on ``core``."""
-    for thread in Path(f"/proc/{pid}/task").iterdir():
-        os.sched_setaffinity(int(thread.name), core)
 
 
 @contextmanager

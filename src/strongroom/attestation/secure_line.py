@@ -30,6 +30,7 @@ MAX_FRAME_BYTES = 16 << 20
 
 _HEAD_BYTES = 4
 _BLOCK = 1 << 16
+_RECORD = 1 << 14  # the most that one record of TLS holds, and so the most that one call reads
 _PARTIAL_WRITE = 1  # SSL_MODE_ENABLE_PARTIAL_WRITE, with which one call would write one record
 _LONGEST_WAIT = 1.0  # after which the operation is tried, and the deadline looked at, again
 _SELF_SIGNED = 18  # X509_V_ERR_DEPTH_ZERO_SELF_SIGNED_CERT
@@ -106,6 +107,7 @@ class SecureLine:
         self._sending = threading.Lock()
         self._receiving = threading.Lock()
         self._received = bytearray()
+        self._left = True  # a record may have been read in part, and its rest wait inside TLS where no poll sees it
         self._closed = False
 
     def shake_hands(self, deadline: Deadline) -> None:
@@ -144,15 +146,19 @@ class SecureLine:
         """Return the next bytes of such a protocol, at most ``most``."""
         with self._receiving:
             if not self._received:
-                if not self.has_arrived():  # asking before the socket has something costs an exception
+                if not self._left or not self.has_arrived():  # asking before something has come costs an exception
                     self._wait(select.POLLIN, deadline)
-                return self._read_on(self._until(lambda: self._tls.recv(most), deadline), most)
+                data = self._until(lambda: self._tls.recv(most), deadline)
+                if _RECORD <= len(data) < most:
+                    data = self._read_on(data, most)
+                self._left = len(data) == most
+                return data
             data = bytes(self._received[:most])
             del self._received[:most]
             return data
 
     def _read_on(self, data: bytes, most: int) -> bytes:
-        """Return ``data`` and what has arrived behind it: a record has at most 16 KiB, a request may have more."""
+        """Return ``data``, a whole record, and what has arrived behind it: a request may have many."""
         while len(data) < most and self.has_arrived():
             try:
                 with self._tls_lock:
