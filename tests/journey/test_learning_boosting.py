@@ -70,7 +70,7 @@ def test_xgboost_on_several_workers_is_refused_with_the_reason(world):
         frame = room.read("findings")
         SparkXGBClassifier(features_col=["worst_area"], label_col="benign", num_workers=2).fit(frame)
     """)
-    with pytest.raises(StrongroomError, match=r"XGBoost was asked for 2 workers.*in the clear"):
+    with pytest.raises(StrongroomError, match=r"line 6 of the program.*several workers.*in the clear"):
         world.learn(program, outputs={"model": "files"}, engine="spark", kind="spark", workers=2)
 
 
@@ -83,7 +83,7 @@ def test_distributed_lightgbm_is_refused_with_the_reason(world):
         settings = {"machines": "127.0.0.1:12400,127.0.0.1:12401", "objective": "binary", "verbosity": -1}
         lightgbm.train(settings, lightgbm.Dataset(table[["worst_area"]], label=table["benign"]))
     """)
-    with pytest.raises(StrongroomError, match=r"LightGBM was asked for 2 workers.*in the clear"):
+    with pytest.raises(StrongroomError, match=r"line 7 of the program.*several workers.*in the clear"):
         world.learn(program, outputs={"model": "files"})
 
 

@@ -111,24 +111,25 @@ def test_program_cannot_leave_plaintext_on_a_disk(world, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "reason"),
+    ("name", "content"),
     [
-        ("model.pkl", b"anything", "runs code"),
-        ("model.joblib", b"anything", "runs code"),
-        ("weights.json", b"\x80\x04\x95\x00", "pickle"),
-        ("weights.txt", b"cos\nsystem\n(S'true'\ntR.", "pickle"),
-        ("weights.json", b"PK\x03\x04", "ZIP"),
-        ("weights.bin", b"12", "not known to be plain data"),
+        ("model.pkl", b"anything"),
+        ("model.joblib", b"anything"),
+        ("weights.json", b"\x80\x04\x95\x00"),
+        ("weights.txt", b"cos\nsystem\n(S'true'\ntR."),
+        ("weights.json", b"PK\x03\x04"),
+        ("weights.bin", b"12"),
     ],
 )
-def test_pickles_and_unknown_formats_are_refused_before_anything_is_saved(world, name, content, reason):
+def test_pickles_and_unknown_formats_are_refused_before_anything_is_saved(world, name, content):
     program = dedent(f"""
         from strongroom.workload import room
         room.save({{{name!r}: {content!r}}}, "model")
     """)
     with pytest.raises(RefusedError) as caught:
         world.learn(program, outputs={"model": "files"})
-    assert any(reason in one for one in caught.value.reasons)
+    assert any("not known to be plain data" in one for one in caught.value.reasons)
+    assert name not in f"{caught.value.message} {caught.value.reasons}"  # the program may have made it of data
 
 
 def test_files_leave_only_where_every_owner_permits_them(world):
@@ -147,7 +148,7 @@ def test_python_job_is_not_run_by_spark_and_an_estimator_is_no_file(world):
     with pytest.raises(StrongroomError, match="spark engine runs sql and spark jobs, not python"):
         world.learn(LEARN, outputs={"model": "files"}, engine="spark")
     program = 'from strongroom.workload import room\nroom.save(object(), "model")\n'
-    with pytest.raises(StrongroomError, match="cannot save a object"):
+    with pytest.raises(StrongroomError, match="gave something to save that is no file"):
         world.learn(program, outputs={"model": "files"})
 
 

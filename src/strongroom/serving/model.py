@@ -36,6 +36,10 @@ _LEAST_KEPT: Final = 256
 T = TypeVar("T")
 
 
+class UnknownModelError(UsageError):
+    """No file of the input is a model of a known format, so the program has to define load(files)."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
     """One version of a model, ready to answer."""
@@ -95,7 +99,9 @@ def load_known(files: InputFiles) -> Any:  # noqa: ANN401  each library has its 
         return load(files[chosen].read())
     if suffix == ".json":
         return json.loads(files[chosen].read())
-    raise UsageError(f"no file among {sorted(files)[:8]} is a model of a known format", hint="define load(files)")
+    raise UnknownModelError(
+        f"no file among {sorted(files)[:8]} is a model of a known format", hint="define load(files)"
+    )
 
 
 class Model:

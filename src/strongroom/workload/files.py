@@ -55,6 +55,10 @@ def unpack(sealed: SealedFiles, directory: Path) -> Path:
     return directory
 
 
+class NoFilesError(UsageError):
+    """The program gave something to save that is no file: nothing at a path, a link, or a Python object."""
+
+
 def collect_files(given: object) -> dict[str, Opener]:
     """Return how to open what a program saves: a directory or file by its path, or a mapping from names to bytes."""
     if isinstance(given, str | Path):
@@ -62,20 +66,20 @@ def collect_files(given: object) -> dict[str, Opener]:
         if root.is_file():
             return {verify_name(root.name): _path_opener(root)}
         if not root.is_dir():
-            raise UsageError(
+            raise NoFilesError(
                 "there is nothing to save at this path", hint="save below room.scratch(), then give it here"
             )
         found = {}
         for path in sorted(root.rglob("*")):
             if path.is_symlink() or not (path.is_file() or path.is_dir()):
-                raise UsageError(f"{path.name!r} is a link or a special file", hint="save plain files")
+                raise NoFilesError(f"{path.name!r} is a link or a special file", hint="save plain files")
             if path.is_file() and not _is_checksum(path):
                 found[verify_name(path.relative_to(root).as_posix())] = _path_opener(path)
         return found
     if isinstance(given, Mapping) and all(isinstance(one, bytes | bytearray | str) for one in given.values()):
         encoded = {name: one.encode() if isinstance(one, str) else bytes(one) for name, one in given.items()}
         return {verify_name(str(name)): bytes_opener(data) for name, data in encoded.items()}
-    raise UsageError(
+    raise NoFilesError(
         f"cannot save a {type(given).__name__}",
         hint='give a directory below room.scratch(), or {"model.json": text}; a Python object would be a pickle',
     )

@@ -24,7 +24,8 @@ from strongroom.workload.inside import Room, enter
 _FILE = "program.py"
 _TEMPORARY = ("TMPDIR", "TMP", "TEMP", "JOBLIB_TEMP_FOLDER", "MPLCONFIGDIR", "XDG_CACHE_HOME")
 _HINT = "its message stays inside, since it may quote data; try the program on made-up data first, where all is said"
-_MEANINGS: dict[type[BaseException], str] = {}  # of errors of ours, as they were before any program ran
+# Of errors of ours, as they were before any program ran.
+_MEANINGS: dict[type[BaseException], str] = {UsageError: "the program asked for something that cannot be"}
 
 
 class ProgramError(StrongroomError):
