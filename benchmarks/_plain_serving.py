@@ -16,6 +16,7 @@ from pathlib import Path
 import xgboost
 
 from strongroom.serving.batching import Batcher, compute
+from strongroom.serving.connections import Allowance
 from strongroom.serving.http import Request, Response, SocketStream, serve_http
 from strongroom.serving.tensors import encode_answer, parse_request
 
@@ -46,7 +47,7 @@ def main(program: Path, model: Path, pem: Path) -> None:
 
     def serve(plain: socket.socket, *, secure: bool) -> None:
         line = context.wrap_socket(plain, server_side=True) if secure else plain
-        serve_http(SocketStream(line), handle, busy=count)
+        serve_http(SocketStream(line), handle, allowance=Allowance(), busy=count)
 
     def accept(listening: socket.socket, *, secure: bool) -> None:
         while True:
