@@ -24,6 +24,7 @@ from strongroom.attestation.records import (
     Traffic,
 )
 from strongroom.attestation.secure_line import Deadline, LineClosedError, too_slow
+from strongroom.errors import TransportError
 
 SENT_BYTES = 512 << 10  # of plaintext in the records that we send: fewer calls than 128 KiB, and still in the caches
 _TOGETHER_BYTES = 16 << 10  # up to which it is cheaper to copy a message behind its head than to seal it alone
@@ -79,11 +80,9 @@ class RecordLine:
 
     def close(self) -> None:
         """Say that nothing more comes, if nothing is being sent, and end the connection; safe to call twice."""
-        if self._closed:
-            return
-        if self._sending.acquire(blocking=False):
+        if not self._closed and self._sending.acquire(blocking=False):
             try:
-                with contextlib.suppress(OSError, LineClosedError):
+                with contextlib.suppress(OSError, TransportError):
                     used = self._sealer.seal(Kind.END, memoryview(b""), self._out)
                     self._plain.send(self._out[:used], socket.MSG_DONTWAIT)
             finally:

@@ -105,6 +105,16 @@ def test_an_end_is_said_and_a_cut_is_seen(lines):
     line.close()
 
 
+def test_a_line_that_died_gives_its_descriptor_back_when_it_is_closed():
+    left, right = socket.socketpair()
+    line = RecordLine(left, outgoing=Traffic(ONE), incoming=Traffic(OTHER))
+    with pytest.raises(DeadlineError):
+        receive(line, 1, seconds=0.05)
+    line.close()
+    assert left.fileno() == -1
+    right.close()
+
+
 def test_closing_lets_go_of_a_thread_that_waits(lines):
     threading.Timer(0.1, lines[0].close).start()
     started = time.monotonic()
