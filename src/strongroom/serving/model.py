@@ -155,9 +155,9 @@ class Model:
         """Return the pieces that the program generates, as they come; closing the iterator stops it."""
         if loaded.chat is None:
             raise UsageError("this model does not chat", hint="POST /v2/models/NAME/infer")
-        talk = _Talk(loaded=loaded, generate=loaded.chat, messages=messages, settings=settings)
         # Whoever reads slowly holds none of the few threads that generate: all that it may have fits in between.
-        talk.said = queue.Queue(max(_LEAST_KEPT, int(settings["max_tokens"]) + 2))
+        said: queue.Queue[Any] = queue.Queue(max(_LEAST_KEPT, int(settings.get("max_tokens", 0)) + 2))
+        talk = _Talk(loaded=loaded, generate=loaded.chat, messages=messages, settings=settings, said=said)
         try:
             self._talks.put_nowait(talk)
         except queue.Full as error:
@@ -209,7 +209,7 @@ class _Talk:
     generate: Callable[..., Any]
     messages: Sequence[Mapping[str, Any]]
     settings: Mapping[str, Any]
-    said: queue.Queue[Any] = field(default_factory=lambda: queue.Queue(256))
+    said: queue.Queue[Any]
     left: threading.Event = field(default_factory=threading.Event)
 
     def run(self, over: threading.Event) -> None:
