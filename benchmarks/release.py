@@ -391,7 +391,7 @@ def draw(canvas: Canvas, found: dict[str, Measured], alone: float) -> None:
         left.vlines(1000 / goal, at - 0.35, at + 0.35, color="#b23a48", label="goal" if name == FULL else None)
     left.set_xlim(0, 1.5 * max(cost))
     left.set_xlabel("CPU of the server per request, ms")
-    left.legend(loc="upper right", fontsize=8)
+    left.legend(loc="lower right", fontsize=8)
     left.set_title("Key release with a durable ledger")
     for at, name in enumerate(names):
         waits = statistics.quantiles(found[name].waits, n=100)
@@ -402,4 +402,4 @@ def draw(canvas: Canvas, found: dict[str, Measured], alone: float) -> None:
         )
     right.set_xscale("log")
     right.set_xlabel("wait at half load, ms")
-    right.legend(loc="upper right", fontsize=8)
+    right.legend(loc="lower right", fontsize=8)

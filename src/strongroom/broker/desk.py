@@ -133,12 +133,13 @@ class Desk:
         state = self.state
         return tuple(
             InputCase(
-                dataset=state.datasets.get(one.key),
+                dataset=state.datasets.get(key),
                 name=one.dataset,
                 columns=one.columns,
                 policy=state.policies.get(one.dataset),
-                uses=state.uses.get(one.key, 0),
-                revoked=state.is_revoked(one.key),
+                uses=state.uses.get(key, 0),
+                revoked=state.is_revoked(key),
             )
             for one in job.inputs
+            for key in (one.key,)
         )

@@ -145,7 +145,7 @@ class Standing:
 
     def rule_again(self, job: Job, cases: tuple[InputCase, ...], *, tee: TeeFacts, now: datetime) -> Term | None:
         """Return the term of the same grant at ``now``, or None if anything changed or its time is over."""
-        if job is not self.job or tee != self.tee or cases != self.cases:
+        if job is not self.job or (tee is not self.tee and tee != self.tee) or cases != self.cases:
             return None
         expires: datetime | None = None
         for case in cases:
