@@ -19,7 +19,7 @@ from strongroom.digests import file_digest
 from strongroom.errors import EvidenceError, UsageError
 from strongroom.parties.trust import Trust
 
-_MEASUREMENT = re.compile(r"^(sgx:[0-9a-f]{64}|(tdx|snp):[0-9a-f]{96})$")
+_MEASUREMENT = re.compile(r"^(sgx:[0-9a-f]{64}|tdx:[0-9a-f]{96})$")
 _FIELDS = {"url", "measurements", "vendor"}
 
 
@@ -91,7 +91,7 @@ class TrustedBroker:
             if not _MEASUREMENT.match(measurement):
                 raise TrustSettingsError(
                     f"not a measurement: {measurement[:120]!r}",
-                    hint="write sgx: and 64, tdx: or snp: and 96 lower-case hex digits, as `strongroom measure` prints",
+                    hint="write sgx: and 64, or tdx: and 96 lower-case hex digits, as `strongroom measure` prints them",
                 )
 
     @property
