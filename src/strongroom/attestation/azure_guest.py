@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import httpx
 
-from strongroom.attestation.answers import read_answer
+from strongroom.answers import read_answer
 from strongroom.attestation.evidence.azure import HclReport, parse_azure, parse_hcl_report
 from strongroom.attestation.tee import TeeDeviceError
 from strongroom.attestation.tpm import Tpm

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from strongroom.attestation.answers import read_answer
+from strongroom.answers import read_answer
 from strongroom.attestation.evidence import Evidence, parse_quote
 from strongroom.attestation.evidence.azure import looks_like_azure, parse_azure
 from strongroom.attestation.tee import TeeDeviceError

@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 import httpx
 
-from strongroom.attestation.answers import TooLongAnswerError, read_answer
+from strongroom.answers import TooLongAnswerError, read_answer
 from strongroom.attestation.evidence.carriage import TeeName
 from strongroom.errors import TransportError, UsageError
 

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import httpx
 import tenacity
 
-from strongroom.attestation.answers import TooLongAnswerError, read_answer
+from strongroom.answers import TooLongAnswerError, read_answer
 from strongroom.broker.names import CHECKPOINT_HEADER, KNOWN_HEADER, PROOF_HEADER, SERVER_NAME
 from strongroom.broker.requests import decode64
 from strongroom.errors import EvidenceError, LedgerError, RefusedError, TransportError, UsageError

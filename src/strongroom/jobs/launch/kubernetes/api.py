@@ -7,6 +7,7 @@ sentence and its remedy; no call waits without a deadline.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +15,7 @@ from urllib.parse import urlencode, urlsplit
 
 import httpx
 
+from strongroom.answers import read_answer
 from strongroom.errors import StrongroomError, TransportError
 from strongroom.jobs.launch.kubernetes.access import Access
 from strongroom.jobs.launch.kubernetes.failures import Trouble, code_of, explain_refusal
@@ -21,6 +23,9 @@ from strongroom.jobs.launch.kubernetes.tunnel import Tunnel
 
 _SECONDS = 30.0
 _WATCH_SECONDS = 240
+_ANSWER_SECONDS = 120.0  # for a whole answer, however it drips
+_MOST_BYTES = 64 << 20  # a list of some thousand pods has a tenth of it
+_MOST_STATUS_BYTES = 16 << 10
 _MERGE_PATCH = "application/merge-patch+json"
 _GROUPS = {
     "pods": "/api/v1",
@@ -165,10 +170,12 @@ class Cluster:
     ) -> Object:
         try:
             headers = {**self._access.headers(), "Content-Type": content}
-            answer = self._http.request(method, path, params=query, json=body, headers=headers)
-            if answer.status_code >= _FIRST_ERROR:
-                raise self._refusal(_status(answer), what=what)
-            read = answer.json()
+            request = {"params": query, "json": body, "headers": headers}
+            ends = time.monotonic() + _ANSWER_SECONDS
+            answer = read_answer(self._http, method, path, most=_MOST_BYTES, ends=ends, **request)
+            if answer.status >= _FIRST_ERROR:
+                raise self._refusal(_status(answer.status, answer.body), what=what)
+            read = json.loads(answer.body)
         except (httpx.HTTPError, ValueError, RecursionError) as error:
             raise self._unreachable(error) from error
         if not isinstance(read, dict):
@@ -183,8 +190,8 @@ class Cluster:
             headers = dict(self._access.headers())
             with self._http.stream("GET", path, params=query, headers=headers, timeout=timeout) as answer:
                 if answer.status_code >= _FIRST_ERROR:
-                    answer.read()
-                    status = _status(answer)
+                    said = next(answer.iter_bytes(_MOST_STATUS_BYTES), b"")
+                    status = _status(answer.status_code, said)
                     if answer.status_code == _GONE:
                         raise WatchGoneError("the watch is too old")
                     raise self._refusal(status, what=what)
@@ -203,14 +210,14 @@ class Cluster:
         )
 
 
-def _status(answer: httpx.Response) -> Object:
+def _status(code: int, body: bytes) -> Object:
     try:
-        status = answer.json()
-    except ValueError:
+        status = json.loads(body)
+    except (ValueError, RecursionError):
         status = None
     if not isinstance(status, dict):
-        status = {"message": answer.text[:200]}
-    return {**status, "code": answer.status_code}
+        status = {"message": body[:200].decode("utf-8", "replace")}
+    return {**status, "code": code}
 
 
 def _selectors(labels: str, fields: str) -> dict[str, str]:

@@ -20,6 +20,7 @@ from pathlib import Path
 
 _BUFFER = 1 << 20
 _SECONDS = 300.0
+_MOST_CALLERS = 32  # at once; whoever else calls waits in the kernel's queue
 
 
 def pack(directory: Path, stream: socket.socket) -> None:
@@ -45,18 +46,23 @@ def _files(directory: Path) -> Iterator[Path]:
 
 
 def serve(directory: Path, listener: socket.socket) -> None:
-    """Serve one caller after the other, each in a thread of its own, until the pod is deleted."""
+    """Serve callers, each in a thread of its own and 32 at once, until the pod is deleted."""
+    places = threading.BoundedSemaphore(_MOST_CALLERS)
     while True:
+        places.acquire()
         caller, _ = listener.accept()
         caller.settimeout(_SECONDS)
-        threading.Thread(target=_answer, args=(directory, caller), daemon=True).start()
+        threading.Thread(target=_answer, args=(directory, caller, places), daemon=True).start()
 
 
-def _answer(directory: Path, caller: socket.socket) -> None:
-    with caller, contextlib.suppress(OSError):  # one that left is no trouble
-        pack(directory, caller)
-        caller.shutdown(socket.SHUT_WR)
-        caller.recv(1)  # until the other side has it all and goes
+def _answer(directory: Path, caller: socket.socket, places: threading.BoundedSemaphore) -> None:
+    try:
+        with caller, contextlib.suppress(OSError):  # one that left is no trouble
+            pack(directory, caller)
+            caller.shutdown(socket.SHUT_WR)
+            caller.recv(1)  # until the other side has it all and goes
+    finally:
+        places.release()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -7,7 +7,7 @@ import time
 import httpx
 import pytest
 
-from strongroom.attestation.answers import TooLongAnswerError, read_answer
+from strongroom.answers import TooLongAnswerError, read_answer
 from strongroom.attestation.azure_guest import AzureGuest
 from strongroom.attestation.coco_agent import RestAgent
 from strongroom.attestation.tee import TeeDeviceError
@@ -90,7 +90,7 @@ def test_the_agent_and_azures_host_services_are_not_read_without_end(flood, drip
 def test_what_answers_in_a_brokers_place_is_not_read_without_end(flood, monkeypatch):
     monkeypatch.setattr(calls, "MAX_ANSWER_BYTES", 1 << 20)
     line = calls.Line.__new__(calls.Line)
-    line.url, line.memory, line.ledger = flood.url, None, None
+    line.url, line.memory, line.ledger, line._known = flood.url, None, None, 0
     line._http = httpx.Client(base_url=flood.url, trust_env=False, timeout=5)
     with pytest.raises(TransportError, match="is not a broker"):
         line._send("/v1/evidence", b"{}", {})
