@@ -19,9 +19,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from cluster_jobs import JobController
 from cluster_node import Node
 from cluster_rules import find_problems
-from cluster_store import KINDS, RefusedError, Store
+from cluster_store import KINDS, VERSIONS, RefusedError, Store
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -41,6 +42,7 @@ SUBMITTER_RULES: dict[str, set[str]] = {
     "events": {"list"},
     "configmaps": {"create", "get", "list", "patch", "delete"},
     "networkpolicies": {"create"},
+    "jobs": {"create"},
 }
 KEEPER_RULES: dict[str, set[str]] = {
     "pods": {"get", "list", "watch", "create", "delete"},
@@ -59,6 +61,7 @@ class FakeCluster:
         directory.mkdir(parents=True, exist_ok=True)
         self.store = Store()
         self.node = self.node_kind(self.store, directory=directory, claims=claims, images=images, package=package)
+        self.jobs = JobController(self.store)
         self.runtime_classes: set[str] = set()
         self.service_accounts = {"default", "strongroom-job", "strongroom-keeper"}
         self.namespace, self.claim, self.settings = NAMESPACE, next(iter(claims)), {"image": next(iter(images))}
@@ -107,6 +110,7 @@ class FakeCluster:
 
     def close(self) -> None:
         self.ended.set()
+        self.jobs.close()
         self.node.close()
         self.server.shutdown()
         self.server.server_close()
@@ -206,9 +210,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _route(self, path: str) -> tuple[str, str, str, str]:
         parts = [unquote(part) for part in path.strip("/").split("/")]
-        head = ["api", "v1"] if parts[0] == "api" else ["apis", "networking.k8s.io", "v1"]
-        rest = parts[len(head) :]
-        if parts[: len(head)] != head or len(rest) < 3 or rest[0] != "namespaces" or rest[2] not in KINDS:
+        head, rest = (parts[1:2], parts[2:]) if parts[0] == "api" else (parts[1:3], parts[3:])
+        known = len(rest) >= 3 and rest[0] == "namespaces" and rest[2] in KINDS
+        if not known or "/".join(head) != VERSIONS.get(rest[2], "v1"):
             raise RefusedError(404, "NotFound", "the server could not find the requested resource")
         return rest[1], rest[2], rest[3] if len(rest) > 3 else "", rest[4] if len(rest) > 4 else ""
 
@@ -219,7 +223,7 @@ class _Handler(BaseHTTPRequestHandler):
             verb = "watch" if query.get("watch") in {"1", "true"} else "list"
         resource = f"{plural}/{sub}" if sub else plural
         if verb not in rules.get(resource, set()):
-            group = "networking.k8s.io" if plural == "networkpolicies" else ""
+            group = VERSIONS.get(plural, "").partition("/")[0]
             quoted = f' "{name}"' if name else ""
             message = (
                 f'{plural}{quoted} is forbidden: User "{who}" cannot {verb} resource "{resource}" '

@@ -14,9 +14,16 @@ LISTS = {
     "configmaps": "ConfigMapList",
     "events": "EventList",
     "networkpolicies": "NetworkPolicyList",
+    "jobs": "JobList",
 }
-KINDS = {"pods": "Pod", "configmaps": "ConfigMap", "events": "Event", "networkpolicies": "NetworkPolicy"}
-VERSIONS = {"networkpolicies": "networking.k8s.io/v1"}
+KINDS = {
+    "pods": "Pod",
+    "configmaps": "ConfigMap",
+    "events": "Event",
+    "networkpolicies": "NetworkPolicy",
+    "jobs": "Job",
+}
+VERSIONS = {"networkpolicies": "networking.k8s.io/v1", "jobs": "batch/v1"}
 
 
 class RefusedError(Exception):

@@ -34,6 +34,7 @@ PATHS = {
     "pods": "/api/v1/namespaces/{namespace}/pods",
     "configmaps": "/api/v1/namespaces/{namespace}/configmaps",
     "networkpolicies": "/apis/networking.k8s.io/v1/namespaces/{namespace}/networkpolicies",
+    "jobs": "/apis/batch/v1/namespaces/{namespace}/jobs",
     "roles": "/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}/roles",
     "rolebindings": "/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}/rolebindings",
 }
@@ -110,7 +111,7 @@ class RealCluster:
 
     def clear(self) -> None:
         """Delete what a test left, and wait until it is gone."""
-        for plural in ("pods", "configmaps", "networkpolicies"):
+        for plural in ("jobs", "pods", "configmaps", "networkpolicies"):
             for name in self.names(plural):
                 self._ask("DELETE", plural, name, missing=True)
         self._until(lambda: not self.names("pods"), "pods do not end")

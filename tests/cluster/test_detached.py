@@ -21,6 +21,10 @@ def follow(lab, left, *, on_event=lambda _name, _facts: None):
     )
 
 
+def keepers(lab, left):
+    return [name for name in lab.names("pods") if name.startswith(f"{left.name}-keeper-")]
+
+
 def history(lab, name):
     return Board(lab.host().cluster).history(name)
 
@@ -48,8 +52,10 @@ def test_only_the_keepers_pod_has_a_token_and_it_holds_nothing_else(double):
         for name, pod in pods.items()
         if any("projected" in one or "secret" in one for one in pod["spec"]["volumes"])
     ]
-    assert tokens == [f"{left.name}-keeper"]
-    keeper = pods[tokens[0]]["spec"]
+    assert tokens == []
+    (job,) = [body for body in double.cluster.bodies if body["kind"] == "Job"]
+    assert job["metadata"]["name"] == f"{left.name}-keeper"
+    keeper = job["spec"]["template"]["spec"]
     assert keeper["automountServiceAccountToken"] is False
     assert "env" not in keeper["containers"][0]
     assert not any("persistentVolumeClaim" in volume for volume in keeper["volumes"])
@@ -129,13 +135,30 @@ def test_report_of_another_driver_is_not_believed(double):
 def test_keeper_that_is_killed_goes_on_where_it_was(double):
     double.cluster.node.delay = lambda pod: 3.0 if "-egress-" in pod["metadata"]["name"] else 0.0
     left = double.leave()
-    keeper = f"{left.name}-keeper"
+    (keeper,) = keepers(double, left)
     double.cluster.node.kill(keeper, NAMESPACE)
     wait_until(lambda: history(double, left.name).over)
     assert double.fetch(follow(double, left)) == expected_answer()
     assert double.cluster.node.restarts[keeper] == 1
     egress = [name for name in double.cluster.node.started if "-egress-" in name]
     assert len(egress) == 1
+
+
+@pytest.mark.slow
+def test_keeper_whose_node_dies_or_is_drained_has_a_successor_that_goes_on(lab):
+    """Nobody is there to make the job's pods until another keeper is, and nothing that is there is made twice."""
+    left = lab.leave(job=lab.world.write_job(program=LONG_QUERY))
+    wait_until(lambda: "member-admitted" in [event["what"] for event in history(lab, left.name).events])
+    (first,) = keepers(lab, left)
+    lab.cluster.kill(first)
+    wait_until(lambda: keepers(lab, left) not in ([], [first]))
+    (second,) = keepers(lab, left)
+    lab.cluster.drain(second)
+    wait_until(lambda: keepers(lab, left) and second not in keepers(lab, left))
+    lab.cluster.kill(f"{left.name}-egress-1")
+    wait_until(lambda: f"{left.name}-egress-2" in lab.names("pods"))
+    Board(lab.host().cluster).cancel(left.name)
+    wait_until(lambda: lab.names("pods") == [])
 
 
 @pytest.mark.slow

@@ -8,6 +8,8 @@ import time
 import pytest
 
 from strongroom.errors import TransportError
+from strongroom.jobs.launch.kubernetes.api import ClusterRefusedError
+from strongroom.jobs.launch.kubernetes.failures import Trouble
 from strongroom.jobs.launch.kubernetes.keeping import PodKeeper
 from strongroom.jobs.launch.kubernetes.template import MemberTemplates
 
@@ -32,7 +34,7 @@ class Told:
     def __init__(self, *pods):
         self.pods = list(pods)
         self.events, self.more = [], threading.Condition()
-        self.created, self.silent, self.asked_events = [], 0, []
+        self.created, self.silent, self.asked_events, self.taken = [], 0, [], set()
 
     def tell(self, kind, one):
         with self.more:
@@ -60,8 +62,10 @@ class Told:
                 yield "BOOKMARK", {"metadata": {"resourceVersion": "1"}}
 
     def create(self, manifest, *, what):
-        del what
-        self.created.append(manifest["metadata"]["name"])
+        name = manifest["metadata"]["name"]
+        if name in self.taken:
+            raise ClusterRefusedError(Trouble(sentence=f"{what}: {name} exists", remedy="", final=True), code=409)
+        self.created.append(name)
         return {**manifest, "status": {"phase": "Pending"}}
 
     def delete(self, _kind, _name, **_more):
@@ -166,3 +170,13 @@ def test_many_pods_that_wait_are_not_as_many_requests(kept):
     time.sleep(1.2)
     keeper.close()
     assert 0 < len(told.asked_events) <= 10 * 4  # ten at a look, two looks a second, and those at both ends
+
+
+def test_pod_that_an_earlier_keeper_made_is_no_trouble(kept):
+    keeper, told, _ = kept
+    told.taken = {"job-worker-2"}
+    begin(keeper)
+    told.tell("DELETED", pod(WORKER, "Running", leaving=True))
+    wait(lambda: told.created)
+    assert told.created == ["job-worker-3"]
+    assert keeper.trouble == ""

@@ -126,9 +126,21 @@ def test_every_pod_of_a_job_in_a_real_tee_finds_collateral(flavour):
     for pod in made:
         (container,) = pod["spec"]["containers"]
         found = [one["mountPath"] for one in container["volumeMounts"] if one["name"] == "collateral"]
-        assert found == ([] if pod["metadata"]["name"].endswith("-keeper") else ["/etc/strongroom/collateral"])
+        assert found == ["/etc/strongroom/collateral"]
         maps = [one["configMap"] for one in pod["spec"]["volumes"] if one["name"] == "collateral"]
-        assert maps == ([{"name": "strongroom-collateral", "optional": True}] if found else [])
+        assert maps == [{"name": "strongroom-collateral", "optional": True}]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_keeper_is_made_anew_when_its_node_dies_and_is_a_pod_like_any_other(version):
+    (keeper,) = [one for one in pods().everything(detached=True) if one["kind"] == "Job"]
+    kubernetes_validate.validate(keeper, version, strict=True)
+    assert keeper["metadata"]["ownerReferences"][0]["kind"] == "Pod"
+    spec = keeper["spec"]["template"]["spec"]
+    assert spec["restartPolicy"] == "OnFailure"
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    assert spec["containers"][0]["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    assert keeper["spec"]["template"]["metadata"]["labels"]["strongroom.dev/role"] == "keeper"
 
 
 def test_simulated_pods_mount_no_collateral_for_their_vendor_is_beside_them():

@@ -32,8 +32,9 @@ _GROUPS = {
     "configmaps": "/api/v1",
     "events": "/api/v1",
     "networkpolicies": "/apis/networking.k8s.io/v1",
+    "jobs": "/apis/batch/v1",
 }
-_PLURAL = {"Pod": "pods", "ConfigMap": "configmaps", "NetworkPolicy": "networkpolicies"}
+_PLURAL = {"Pod": "pods", "ConfigMap": "configmaps", "NetworkPolicy": "networkpolicies", "Job": "jobs"}
 _GONE = 410
 _FIRST_ERROR = 400
 

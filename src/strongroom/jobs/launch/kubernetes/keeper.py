@@ -28,6 +28,7 @@ from strongroom.jobs.launch.placement import PlacementEvent
 _REACH_SECONDS = 60.0
 _LAST_WORDS_SECONDS = 10.0
 _LOOK_SECONDS = 0.5
+_UNFINISHED = 1  # so that the cluster makes a successor
 _PATIENCE_SECONDS = 30.0  # for the driver's own word on why it cannot go on
 
 
@@ -137,7 +138,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _say("failed", kind=error.kind, message=error.message, hint=error.hint)
         return error.exit_code
     _say("ended", state=state)
-    return 0
+    return _UNFINISHED if state == "kept" else 0
 
 
 def _say(event: str, **facts: object) -> None:

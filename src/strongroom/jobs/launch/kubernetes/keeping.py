@@ -30,6 +30,7 @@ _LOG_SECONDS = 1.0
 _MOST_QUOTED = 300
 _LAST_LINES = 20
 _RETRY_SECONDS = 15.0
+_CONFLICT = 409
 _SILENCE_SECONDS = 120.0  # a log that says nothing for so long is asked for again: its connection may be dead
 
 Object = dict[str, Any]
@@ -296,7 +297,12 @@ class PodKeeper:
             return
         self._number += 1
         manifest = self._templates.fill(role, self._number, driver=self.driver_address())
-        made = self._cluster.create(manifest, what=f"make a pod of the {role}")
+        try:
+            made = self._cluster.create(manifest, what=f"make a pod of the {role}")
+        except ClusterRefusedError as error:
+            if error.code != _CONFLICT:
+                raise
+            return  # a keeper before this one made it a moment ago; the next gets another number
         self._patience = 0.0
         name = str(made["metadata"]["name"])
         self.watch.see(made)

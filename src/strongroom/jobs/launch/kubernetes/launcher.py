@@ -179,7 +179,7 @@ class KubernetesLauncher:
             settings = json.dumps(self._keeper_settings(templates))
             kept = self._pods.map("keeper", {"keeper.json": settings})
             self._create(owned(kept, driver), what="make the keeper's config map")
-            self._create(self._pods.keeper(owner=driver), what="make the keeper's pod")
+            self._create(self._pods.keeper(owner=driver), what="make the job's keeper")
         keeper.hear()
         until = time.monotonic() + deadline
         while not (keeper.port and (keeper.driver() or {}).get("status", {}).get("podIP")):

@@ -31,6 +31,7 @@ ACCOUNT_FOLDER = "/var/run/secrets/strongroom"  # not where programs look for a 
 _TERMINATION_SECONDS = 10
 _DRAIN_SECONDS = 60  # a worker hands its blocks to others before it leaves
 _TOKEN_SECONDS = 3600
+_KEEPER_TRIES = 20
 _PORTER_SECONDS = 600
 _LIGHT = {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}}
 _PYTHON = ("python3", "-P", "-s", "-m")
@@ -107,9 +108,10 @@ class JobPods:
         return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": dict(data)}
 
     def keeper(self, *, owner: Manifest) -> Manifest:
-        """Return the pod that keeps the job when its client leaves: no TEE, no volume, the one token of a job.
+        """Return what keeps a pod alive that keeps the job when its client leaves: no TEE, no volume, its one token.
 
-        What it may do is what the role of its account says; what it does is to make pods from the job's templates.
+        What it may do is what the role of its account says; what it does is to make pods from the job's templates. It
+        is a Kubernetes Job, so that another pod takes its place if its node dies (docs/decisions/0067).
         """
         argv = ["--settings", f"{KEEPER_FOLDER}/keeper.json", "--account", ACCOUNT_FOLDER]
         pod = self._plain_pod("keeper", f"{self.name}-keeper", [*_PYTHON, f"{_HERE}.keeper", *argv])
@@ -126,7 +128,10 @@ class JobPods:
             {"name": "settings", "mountPath": KEEPER_FOLDER, "readOnly": True},
             {"name": "account", "mountPath": ACCOUNT_FOLDER, "readOnly": True},
         ]
-        return owned(pod, owner)
+        meta = pod["metadata"]
+        template = {"metadata": {"labels": meta["labels"], "annotations": meta["annotations"]}, "spec": spec}
+        kept = {"backoffLimit": _KEEPER_TRIES, "template": template}
+        return owned({"apiVersion": "batch/v1", "kind": "Job", "metadata": meta, "spec": kept}, owner)
 
     def everything(self, *, seed: bytes = b"", detached: bool = False) -> list[Manifest]:
         """Return what a job would create, with places for what only the cluster knows, to be shown and not sent."""
