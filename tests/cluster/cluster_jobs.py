@@ -26,10 +26,9 @@ class JobController:
             with self._store.changed:
                 jobs = [copy.deepcopy(one) for (kind, _, _), one in self._store.objects.items() if kind == "jobs"]
                 wanting = [job for job in jobs if not self._has_pod(job)]
-                if not wanting:
-                    self._store.changed.wait(0.1)
             for job in wanting:
                 self._make_pod(job)
+            self._closing.wait(0.1)
 
     def _has_pod(self, job: dict) -> bool:
         """Return whether a pod of ``job`` is there that is not on its way out, or was done."""

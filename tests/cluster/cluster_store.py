@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import copy
 import threading
 import time
@@ -80,9 +81,9 @@ class Store:
             self.objects[plural, namespace, name] = made
             self._happened("ADDED", plural, made)
             owners = [reference["uid"] for reference in made["metadata"].get("ownerReferences", ())]
-            known = {one["metadata"]["uid"] for one in self.objects.values()}
+            owned = not owners or any(one["metadata"]["uid"] in owners for one in self.objects.values())
             answer = copy.deepcopy(made)
-        if owners and not known.intersection(owners):  # collected at once: nobody owns it any more
+        if not owned:  # collected at once: nobody owns it any more
             self.delete(plural, namespace, name)
         return answer
 
@@ -179,7 +180,7 @@ class Store:
                 return
         while time.monotonic() < until and not ended.is_set():
             with self.changed:
-                fresh = [one for one in self.history if one[0] > since]
+                fresh = self.history[bisect.bisect_right(self.history, since, key=lambda one: one[0]) :]
                 if not fresh:
                     self.changed.wait(0.2)
                     continue
