@@ -1,4 +1,4 @@
-"""One side of the benchmark ``spark``: a cluster with two executors, stock and plain, or with every protection on.
+"""One side of a benchmark: two executors, stock and plain, with Spark's wire encryption alone, or all protections.
 
 A process of its own. Reads one JSON request a line, ``{"sql": ...}`` or ``{"write": number}``, and answers each with
 one line: seconds, and a digest of the rows. Both sides have the same cores, heaps and number of shuffle partitions.
@@ -9,16 +9,27 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from benchmarks.warehouse import TABLES, encrypt, open_plain
 
 CORES, EXECUTOR_MEMORY, DRIVER_MEMORY, PARTITIONS = 1, "1500m", "1g", "8"
+# Executors of one machine would read each other's files, and nothing would cross a wire.
+APART = {"spark.shuffle.readHostLocalDisk": "false"}
+WIRE = {
+    "spark.authenticate": "true",
+    "spark.network.crypto.enabled": "true",
+    "spark.network.crypto.authEngineVersion": "2",
+    "spark.network.crypto.cipher": "AES/GCM/NoPadding",
+    "spark.network.crypto.saslFallback": "false",
+}
 COLLECTOR = "-XX:+UseParallelGC"  # as our own Java machines have; G1, the default, takes more of two cores
 Write = Callable[[Any, Path], None]
 
@@ -27,7 +38,8 @@ def main(side: str, scale: float, directory: Path) -> None:
     """Start the cluster, say that it is ready, and answer until the input ends."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # whatever Spark prints is not an answer
-    spark, write, stop = (protected if side == "protected" else plain)(scale, directory)
+    start = {"plain": plain, "clear": clear, "wire": wire, "protected": protected}[side]
+    spark, write, stop = start(scale, directory)
     try:
         print(json.dumps({"ready": spark.version}), file=answers)
         for line in sys.stdin:
@@ -51,13 +63,25 @@ def answer(spark: Any, write: Write, request: dict[str, Any], directory: Path) -
     return {"wall": seconds, "digest": "", "rows": size}
 
 
-def plain(scale: float, directory: Path) -> tuple[Any, Write, Callable[[], None]]:
+def wire(scale: float, directory: Path) -> tuple[Any, Write, Callable[[], None]]:
+    """Start stock Spark on plain tables, with authenticated and encrypted connections and nothing else."""
+    return plain(scale, directory, {**APART, **WIRE, "spark.authenticate.secret": secrets.token_hex(32)})
+
+
+def clear(scale: float, directory: Path) -> tuple[Any, Write, Callable[[], None]]:
+    """Start the same with connections in the clear."""
+    return plain(scale, directory, APART)
+
+
+def plain(
+    scale: float, directory: Path, more: Mapping[str, str] = MappingProxyType({})
+) -> tuple[Any, Write, Callable[[], None]]:
     """Start stock Spark on plain tables."""
     from pyspark.sql import SparkSession
 
     open_plain(scale, directory)
     (directory / "outbox").mkdir()
-    spark = (
+    chosen = (
         SparkSession.builder.master(f"local-cluster[2,{CORES},1500]")
         .config("spark.ui.enabled", "false")
         .config("spark.executor.memory", EXECUTOR_MEMORY)
@@ -70,8 +94,10 @@ def plain(scale: float, directory: Path) -> tuple[Any, Write, Callable[[], None]
         .config("spark.locality.wait", "0s")
         .config("spark.local.dir", str(directory / "local"))
         .config("spark.sql.warehouse.dir", str(directory / "warehouse"))
-        .getOrCreate()
     )
+    for name, value in more.items():
+        chosen = chosen.config(name, value)
+    spark = chosen.getOrCreate()
     for table in TABLES:
         spark.read.parquet(str(directory / f"{table}-plain")).createOrReplaceTempView(table)
 

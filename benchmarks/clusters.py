@@ -1,7 +1,8 @@
 """Clusters: from submit to the first task, what admitting workers costs, and shuffles with encryption on and off.
 
-The first task is placed on one and two lent hosts, beside stock Spark. Crowds of workers prove themselves to one real
-driver and start no Java. TPC-H's queries with the most shuffle run protected and on stock Spark, turn about.
+The first task is placed on lent hosts beside stock Spark, and through the Kubernetes path beside pods that prove
+nothing. Crowds of workers prove themselves to one real driver and start no Java. TPC-H's queries with the most shuffle
+run on stock Spark with its connections encrypted and not.
 """
 
 from __future__ import annotations
@@ -15,16 +16,21 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from benchmarks._admissions import AT_ONCE, SLEEPER, Admissions, admit_crowd
+from benchmarks._kubernetes import Crowd, place_attested, place_bare, place_crowd
 from benchmarks.harness import Cost, Figure, Options, Report, Runs, progress
 
 HOSTS = (1, 2)
-CROWDS, QUICK_CROWDS = (10, 100, 1000), (10, 50)
-SHUFFLES = ("5", "9", "18", "21")
+EXECUTORS = {2: 3, 10: 1}  # really started, and how often
+CROWDS, QUICK_CROWDS = (100, 1000), (10, 50)
+SHUFFLES = ("9", "18", "21")
 _PLAIN_SECONDS = 300
-_SCALE = 0.1
+_MEMORY = "700m"
+_SCALE = 0.3
 _DATASET = "visits"
 _STEPS = ("attest-driver", "attest-broker", "key-release", "attest-worker", "worker-keys", "spark-start")
 # When the first task was done leaves as the program's result: nothing else may say so.
@@ -39,58 +45,152 @@ room.write(room.spark.range(1).select(F.lit(time.time()).alias("at")), "first")
 
 
 def run(options: Options) -> Report:
-    """Place jobs of one task on lent hosts and start stock Spark, turn about; return medians."""
-    rounds = 1 if options.quick else 3
-    seconds: dict[str, list[float]] = defaultdict(list)
+    """Measure each part, turn about where two sides are compared, and return medians."""
+    found = _Found()
     with _world() as place:
+        _place_on_hosts(place, found, options)
+        _place_on_kubernetes(place, found, options)
+        for size in QUICK_CROWDS if options.quick else CROWDS:
+            found.crowds.append(place.admit(size, options))
+    found.shuffles = _shuffles(options)
+    return Report(
+        name="clusters",
+        title="From submit to the first task, and what a cluster costs",
+        figures=[*_place_figures(found), *_crowd_figures(found), *_shuffle_figures(found)],
+        notes=_notes(found, options),
+        draw=lambda canvas: _draw(canvas, found),
+        size=(11.0, 8.0),
+    )
+
+
+@dataclass(slots=True)
+class _Found:
+    """What was measured: seconds by name and round, crowds, shuffles."""
+
+    seconds: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    memory: dict[int, float] = field(default_factory=dict)
+    crowds: list[Admissions] = field(default_factory=list)
+    pods: dict[int, tuple[Crowd, Crowd]] = field(default_factory=dict)  # with attestation, and without
+    shuffles: Runs = field(default_factory=Runs)
+
+    def median(self, name: str) -> float:
+        return statistics.median(self.seconds[name])
+
+
+def _place_on_hosts(place: _Place, found: _Found, options: Options) -> None:
+    """Place jobs of one task on lent hosts and start stock Spark, turn about."""
+    rounds = 1 if options.quick else 3
+    for number in range(rounds):
+        for hosts in HOSTS:
+            progress(options, f"round {number + 1} of {rounds}: {hosts} lent")
+            for name, value in place.first_task(hosts).items():
+                found.seconds[f"{hosts} lent: {name}"].append(value)
+            progress(options, f"round {number + 1} of {rounds}: stock Spark, {hosts} workers")
+            found.seconds[f"{hosts} plain"].append(_plain(hosts))
+
+
+def _place_on_kubernetes(place: _Place, found: _Found, options: Options) -> None:
+    """Place jobs through the API server, with attestation and as bare pods, turn about; then crowds."""
+    for executors, rounds in ({2: 1} if options.quick else EXECUTORS).items():
         for number in range(rounds):
-            for hosts in HOSTS:
-                progress(options, f"round {number + 1} of {rounds}: {hosts} lent")
-                for name, value in place.first_task(hosts).items():
-                    seconds[f"{hosts} lent: {name}"].append(value)
-                progress(options, f"round {number + 1} of {rounds}: stock Spark, {hosts} workers")
-                seconds[f"{hosts} plain"].append(_plain(hosts))
-        crowds = [place.admit(size, options) for size in (QUICK_CROWDS if options.quick else CROWDS)]
-    shuffles = _shuffles(options)
-    median = {name: statistics.median(values) for name, values in seconds.items()}
+            progress(options, f"Kubernetes, {executors} executors, round {number + 1} of {rounds}")
+            attested = place_attested(place.world, executors, program=_PROGRAM, memory=_MEMORY)
+            bare = place_bare(place.world, executors, memory=_MEMORY)
+            found.seconds[f"{executors} pods"].append(attested.seconds)
+            found.seconds[f"{executors} bare"].append(bare.seconds)
+            for step, value in attested.steps.items():
+                found.seconds[f"{executors} pods: {step}"].append(value)
+            found.memory[executors] = max(attested.mebibytes, found.memory.get(executors, 0.0))
+    for size in QUICK_CROWDS if options.quick else CROWDS:
+        progress(options, f"Kubernetes, {size} workers that start no Java")
+        bare, attested = (
+            place_crowd(place.world, size, program=SLEEPER, attested=proving, tell=lambda text: progress(options, text))
+            for proving in (False, True)
+        )
+        found.pods[size] = (attested, bare)
+
+
+def _place_figures(found: _Found) -> list[Figure]:
     figures = []
     for hosts in HOSTS:
-        lent, plain = median[f"{hosts} lent: first task"], median[f"{hosts} plain"]
+        lent, plain = found.median(f"{hosts} lent: first task"), found.median(f"{hosts} plain")
         named = f"{hosts} host{'s' if hosts > 1 else ''}"
         figures += [
             Figure(name=f"submit to first task, {named}", value=lent, unit="s"),
             Figure(name=f"stock Spark to first task, {hosts} workers", value=plain, unit="s"),
             Figure(name=f"submit to first task / stock Spark, {named}", value=lent / plain, unit="x"),
-            *(Figure(name=f"{named}: {step}", value=median[f"{hosts} lent: {step}"], unit="s") for step in _STEPS),
+            *(
+                Figure(name=f"{named}: {step}", value=found.median(f"{hosts} lent: {step}"), unit="s")
+                for step in _STEPS
+            ),
         ]
-    for crowd in crowds:
+    for executors, mebibytes in found.memory.items():
+        pods, bare = found.median(f"{executors} pods"), found.median(f"{executors} bare")
+        named = f"Kubernetes, {executors} executors"
+        steps = [name for name in found.seconds if name.startswith(f"{executors} pods: ")]
+        figures += [
+            Figure(name=f"{named}: submit to first task", value=pods, unit="s"),
+            Figure(name=f"{named}: the same Spark in pods that prove nothing", value=bare, unit="s"),
+            Figure(name=f"{named}: attestation, keys and egress add", value=pods - bare, unit="s"),
+            *(Figure(name=f"{named}: {one.partition(': ')[2]}", value=found.median(one), unit="s") for one in steps),
+            Figure(name=f"{named}: memory of all processes at most", value=mebibytes, unit="MiB"),
+        ]
+    return figures
+
+
+def _crowd_figures(found: _Found) -> list[Figure]:
+    figures = []
+    for crowd in found.crowds:
         named = f"{crowd.workers:,} workers"
         p99 = crowd.waits[int(0.99 * len(crowd.waits))]
         figures += [
             Figure(name=f"{named} admitted", value=crowd.seconds, unit="s"),
+            Figure(name=f"{named}: admissions", value=crowd.workers / crowd.seconds, unit="/s"),
             Figure(name=f"{named}: p99 from knock to admission", value=p99, unit="s"),
             Figure(name=f"{named}: driver, each", value=1000 * crowd.driver_cpu / crowd.workers, unit="ms CPU"),
             Figure(name=f"{named}: broker, each", value=1000 * crowd.broker_cpu / crowd.workers, unit="ms CPU"),
             Figure(name=f"{named}: driver's memory gained", value=crowd.driver_mebibytes, unit="MiB"),
         ]
+    for size, (attested, bare) in found.pods.items():
+        named = f"Kubernetes, {size:,} workers simulated"
+        figures += [
+            Figure(name=f"{named}: submit to the last admission", value=attested.last, unit="s"),
+            Figure(name=f"{named}: submit to the last pod that runs and proves nothing", value=bare.last, unit="s"),
+            Figure(name=f"{named}: admissions", value=attested.rate, unit="/s"),
+        ]
+    return figures
+
+
+def _shuffle_figures(found: _Found) -> list[Figure]:
+    figures = []
     for query in SHUFFLES:
-        ratio = shuffles.wall_ratio(f"protected {query}", to=f"plain {query}")
-        figures.append(Figure(name=f"TPC-H query {query}: protected / stock Spark", value=ratio, unit="x"))
-    notes = [
-        f"{rounds} rounds, turn about; medians; simulated TEE; hosts are agents on loopback addresses of one machine",
-        "one worker with one core a host; the driver is on the first host",
-        "stock Spark: local-cluster with as many workers, from the start of Python, no attestation and no protection",
-        f"crowds: {AT_ONCE} workers knock at a time, from this process on the same machine; one round",
-        "each admission is mutual attestation, a ruling by the owners' policies, and an entry in the ledger, synced",
-        f"queries: scale {_SCALE}, two executors of one core, 8 partitions; one run, turn about, by wall time",
-    ]
-    return Report(
-        name="clusters",
-        title="From submit to the first task",
-        figures=figures,
-        notes=notes,
-        draw=lambda canvas: _draw(canvas, median),
+        for clock, ratio in (("CPU", found.shuffles.ratio), ("wall", found.shuffles.wall_ratio)):
+            value = ratio(f"wire {query}", to=f"clear {query}")
+            figures.append(Figure(name=f"TPC-H query {query}, {clock}: encrypted wire / none", value=value, unit="x"))
+    return figures
+
+
+def _notes(found: _Found, options: Options) -> list[str]:
+    scale, rounds = _extent(options)
+    largest, workers = found.crowds[-1], 1000
+    driver, broker = (workers * spent / largest.workers for spent in (largest.driver_cpu, largest.broker_cpu))
+    by_these = (
+        f"100 nodes with 10 workers each, by these figures: to admit them {driver:.0f} s of the driver's CPU and "
+        f"{broker:.0f} s of the broker's; {workers * largest.seconds / largest.workers:.0f} s at the rate seen here, "
+        "where workers, driver and broker share the cores"
     )
+    return [
+        "medians where there are rounds, turn about; simulated TEE; everything on one machine",
+        f"lent hosts: {1 if options.quick else 3} rounds; agents on loopback addresses; a worker of one core on each",
+        "stock Spark: local-cluster with as many workers, from the start of Python, no attestation and no protection",
+        f"Kubernetes: the double of the API server in tests/cluster, over TLS; rounds by executors: {EXECUTORS}",
+        "pods that prove nothing run our own Spark, encrypted, and have no broker, no keys and no egress",
+        "simulated workers are pods whose process is a thread: genuine simulated evidence, no Java",
+        f"crowds: {AT_ONCE} workers knock at a time, from this machine, which pays for their side too; one round",
+        "each admission is mutual attestation, a ruling by the owners' policies, and an entry in the ledger, synced",
+        f"queries: scale {scale:g}, two executors of one core, the same collector; medians of {rounds} rounds",
+        by_these,
+    ]
 
 
 class _Place:
@@ -164,23 +264,29 @@ class _Place:
         return {"first task": result.column("at")[0].as_py() - started, **{s: report.timings[s] for s in _STEPS}}
 
 
+def _extent(options: Options) -> tuple[float, int]:
+    """Return the scale of the queries, and the rounds after one of warm-up."""
+    return (0.1, 1) if options.quick else (_SCALE, 3)
+
+
 def _shuffles(options: Options) -> Runs:
-    """Run the queries with the most shuffle on stock Spark and protected, turn about."""
-    from benchmarks.spark import SIDES, started
+    """Run the queries with the most shuffle on stock Spark, with its connections encrypted and not, turn about."""
+    from benchmarks.spark import started
     from benchmarks.warehouse import scratch, tpch_queries, tpch_source
 
-    texts, warm_up, rounds = tpch_queries(), 1, 1 if options.quick else 5
+    texts, (scale, rounds), warm_up = tpch_queries(), _extent(options), 1
     costs: dict[str, list[Cost]] = defaultdict(list)
-    tpch_source(_SCALE)
-    with scratch() as directory, started(SIDES, _SCALE, directory, options) as sides:
+    tpch_source(scale)
+    with scratch() as directory, started(("clear", "wire"), scale, directory, options) as sides:
         for turn in range(warm_up + rounds):
             for query in SHUFFLES:
                 answers = {}
                 for side in sides if turn % 2 == 0 else sides[::-1]:
                     answers[side.name] = side.ask({"sql": texts[int(query)]})
                 if len({answer["digest"] for answer in answers.values()}) > 1:
-                    raise AssertionError(f"query {query}: plain and protected Spark disagree")
-                progress(options, f"turn {turn + 1}: query {query}")
+                    raise AssertionError(f"query {query}: the two disagree")
+                took = ", ".join(f"{name} {answer['cost'].cpu:.1f} s" for name, answer in answers.items())
+                progress(options, f"turn {turn + 1}: query {query}: {took}")
                 for name, answer in answers.items() if turn >= warm_up else ():
                     costs[f"{name} {query}"].append(answer["cost"])
     return Runs(dict(costs))
@@ -203,12 +309,35 @@ def _plain(workers: int) -> float:
     return float(done.stdout.strip().splitlines()[-1]) - started
 
 
-def _draw(canvas: object, median: dict[str, float]) -> None:
-    axes = canvas.add_subplot()  # type: ignore[attr-defined]
-    places = range(len(HOSTS))
-    lent = [median[f"{hosts} lent: first task"] for hosts in HOSTS]
-    axes.bar([place - 0.2 for place in places], lent, 0.4, label="Strongroom, lent hosts")
-    axes.bar([place + 0.2 for place in places], [median[f"{hosts} plain"] for hosts in HOSTS], 0.4, label="stock Spark")
-    axes.set_xticks(list(places), [f"{hosts} worker{'s' if hosts > 1 else ''}" for hosts in HOSTS])
-    axes.set_ylabel("seconds to the end of the first task")
-    axes.legend()
+def _draw(canvas: Any, found: _Found) -> None:
+    first, arrivals, shuffles = canvas.subplot_mosaic([["first", "arrivals"], ["first", "shuffles"]]).values()
+    rows = [(f"{n} lent host{'s' if n > 1 else ''}", f"{n} lent: first task", f"{n} plain") for n in HOSTS]
+    rows += [(f"{n} pods", f"{n} pods", f"{n} bare") for n in found.memory]
+    places = range(len(rows))
+    first.barh([one + 0.2 for one in places], [found.median(ours) for _, ours, _ in rows], 0.38, label="Strongroom")
+    first.barh(
+        [one - 0.2 for one in places], [found.median(bare) for *_, bare in rows], 0.38, label="without attestation"
+    )
+    first.set_yticks(list(places), [name for name, *_ in rows])
+    first.set_xlabel("seconds from submit to the end of the first task")
+    first.set_title("Spark really started")
+    first.legend(loc="lower right")
+    for size, crowds in found.pods.items():
+        for crowd, style, what in zip(crowds, ("-", ":"), ("admitted", "running, not attested"), strict=True):
+            share = [100 * (number + 1) / crowd.workers for number in range(crowd.workers)]
+            colour = f"C{list(found.pods).index(size)}"
+            arrivals.plot(crowd.times, share, style, color=colour, label=f"{size:,} pods {what}")
+    arrivals.set_xscale("log")
+    arrivals.set_xlabel("seconds from submit")
+    arrivals.set_ylabel("% of the workers")
+    arrivals.set_title("Workers simulated on the double")
+    arrivals.legend(fontsize=8)
+    for number, (clock, ratio) in enumerate((("CPU", found.shuffles.ratio), ("wall", found.shuffles.wall_ratio))):
+        values = [ratio(f"wire {query}", to=f"clear {query}") for query in SHUFFLES]
+        bars = shuffles.bar([place + 0.4 * number - 0.2 for place in range(len(SHUFFLES))], values, 0.38, label=clock)
+        shuffles.bar_label(bars, fmt="%.2f", fontsize=8)
+    shuffles.axhline(1.0, color="black", linewidth=0.8)
+    shuffles.set_xticks(range(len(SHUFFLES)), [f"query {query}" for query in SHUFFLES])
+    shuffles.set_ylabel("encrypted wire / none")
+    shuffles.set_title("TPC-H with the most shuffle")
+    shuffles.legend(loc="lower right", fontsize=8)
