@@ -156,7 +156,7 @@ def test_keeper_whose_node_dies_or_is_drained_has_a_successor_that_goes_on(lab):
     lab.cluster.drain(second)
     wait_until(lambda: keepers(lab, left) and second not in keepers(lab, left))
     lab.cluster.kill(f"{left.name}-egress-1")
-    wait_until(lambda: f"{left.name}-egress-2" in lab.names("pods"))
+    wait_until(lambda: [event["what"] for event in history(lab, left.name).events].count("egress-started") == 2)
     Board(lab.host().cluster).cancel(left.name)
     wait_until(lambda: lab.names("pods") == [])
 
