@@ -93,11 +93,11 @@ def kept():
     keeper.close()
 
 
-def begin(keeper):
+def begin(keeper, *, after=0):
     command = ["worker", "--driver", "0.0.0.0:0", "--name", "x"]
     template = {"metadata": {"name": "x"}, "spec": {"containers": [{"name": "workload", "command": command}]}}
     keeper.hear()
-    keeper.keep(MemberTemplates(job="job", by_role={"worker": template, "egress": template}))
+    keeper.keep(MemberTemplates(job="job", by_role={"worker": template, "egress": template}), after=after)
     wait(lambda: keeper.port and WORKER in keeper.members)
 
 
@@ -180,3 +180,12 @@ def test_pod_that_an_earlier_keeper_made_is_no_trouble(kept):
     wait(lambda: told.created)
     assert told.created == ["job-worker-3"]
     assert keeper.trouble == ""
+
+
+def test_name_that_an_earlier_keeper_gave_is_not_given_again(kept):
+    """Its pod may be gone; what the history says of it would be taken for the new one's."""
+    keeper, told, _ = kept
+    begin(keeper, after=7)
+    told.tell("DELETED", pod(WORKER, "Running", leaving=True))
+    wait(lambda: told.created)
+    assert told.created == ["job-worker-8"]

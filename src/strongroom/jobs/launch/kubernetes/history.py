@@ -134,6 +134,9 @@ def prunable(found: Iterable[Mapping[str, Any]], *, now: datetime, keep: int, da
     ]
 
 
+_MOST_DIGITS = 9
+
+
 class HistoryWriter:
     """Writes one part of a job's history; a cluster that does not take it is no reason to stop a job."""
 
@@ -191,6 +194,13 @@ class HistoryWriter:
             if len(self._events) > _MOST_EVENTS:
                 del self._events[_FIRST_KEPT]
             self._changed = True
+
+    def highest_number(self) -> int:
+        """Return the highest number that a member's pod was noted with, so that no name is given twice."""
+        with self._lock:
+            names = [str(event.get("pod", "")) for event in self._events if isinstance(event, dict)]
+        numbers = [name.rpartition("-")[2] for name in names]
+        return max((int(one) for one in numbers if one.isdecimal() and len(one) <= _MOST_DIGITS), default=0)
 
     def end(self, state: str, *, why: str = "") -> None:
         """Note how the job ended; the first word counts."""

@@ -55,7 +55,7 @@ def keep(settings: Mapping[str, Any], *, cluster: Cluster, closing: threading.Ev
         keeper.foresee(str(role), int(count))
     keeper.watch.see(cluster.get("pods", keeper.driver_name))
     keeper.hear()
-    keeper.keep(templates)
+    keeper.keep(templates, after=history.highest_number())
     gave_up = 0.0
     while keeper.running() and not closing.wait(_LOOK_SECONDS):
         history.flush()

@@ -81,9 +81,13 @@ class PodKeeper:
         self.watch.start()
         threading.Thread(target=self._hear_driver, name="driver-says", daemon=True).start()
 
-    def keep(self, templates: MemberTemplates) -> None:
-        """Begin to make the members that are wanted, from ``templates``, and to take up those that are there."""
+    def keep(self, templates: MemberTemplates, *, after: int = 0) -> None:
+        """Begin to make the members that are wanted, from ``templates``, and to take up those that are there.
+
+        ``after`` is the highest number that an earlier keeper gave to a member.
+        """
         self._templates = templates
+        self._number = after
         for pod in self._cluster.list("pods", labels=f"{JOB_LABEL}={self._job}")["items"]:
             meta = pod["metadata"]
             role, _, number = str(meta["name"]).removeprefix(f"{self._job}-").rpartition("-")
