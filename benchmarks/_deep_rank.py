@@ -85,7 +85,9 @@ def boosting(rank: int, mesh: Mesh, place: Path, *, rows: int) -> dict[str, Call
             told = [tracker.worker_args()]
         dist.broadcast_object_list(told)
         with xgboost.collective.CommunicatorContext(**told[0], dmlc_task_id=str(rank)):
-            return learn()
+            found = learn()
+        dist.barrier()  # the tracker, which is rank 0's, must be there until the other rank has left it
+        return found
 
     tee = simulated_tee("worker", platform=SimulatedPlatform(place / "platform"), job_digest=JOB)
     stage = Stage(mesh, tee=tee, confine=lambda: confine([place], keep_signals=True))
