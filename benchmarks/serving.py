@@ -279,7 +279,7 @@ def _request(rows: int) -> bytes:
     data = np.random.default_rng(1).random(30 * rows).tolist()
     tensor = {"name": "x", "shape": [rows, 30], "datatype": "FP64", "data": data}
     body = json.dumps({"inputs": [tensor]}).encode()
-    head = f"POST /v2/models/trees/infer HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n"
+    head = f"POST /v2/models/trees/infer HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(body)}\r\n\r\n"
     return head.encode() + body
 
 
