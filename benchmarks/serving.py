@@ -162,7 +162,7 @@ def _report(found: Mapping[Key, Measured], *, opening: list[float], written: int
 
     return Report(
         name="serving",
-        title="An attested endpoint next to plain HTTP",
+        title="An attested endpoint next to the same model without one",
         figures=figures,
         notes=(
             f"XGBoost, 100 trees of depth 6, 30 numbers a row; {CONNECTIONS} connections for load, one for waits",
@@ -348,6 +348,8 @@ def _draw(canvas: Canvas, found: Mapping[Key, Measured]) -> None:
             ordered = np.sort([wait for each in found[name, rows].waits for wait in each])
             waits.plot(ordered, np.linspace(0, 100, len(ordered)), label=name, color=color)
         waits.set_xscale("log")
+        waits.set_xticks([1, 2, 5, 10, 20], ["1", "2", "5", "10", "20"])
+        waits.minorticks_off()
         waits.set_xlabel("wait on one connection, ms")
         waits.set_ylabel("% answered")
         waits.legend(loc="lower right", fontsize=8)
