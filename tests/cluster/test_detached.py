@@ -42,6 +42,7 @@ def test_job_that_was_left_ends_well_and_its_result_is_fetched_later(lab):
     assert course.index("handed-over") < course.index("keys-released") < course.index("program-started")
 
 
+@pytest.mark.slow
 def test_only_the_keepers_pod_has_a_token_and_it_holds_nothing_else(double):
     """Attack: whoever reads the namespace's objects looks for what the keeper could give away."""
     left = double.leave()
@@ -216,6 +217,7 @@ def test_history_stays_when_everything_else_is_gone_and_old_ones_go(lab):
     assert [one.name for one in Board(lab.host().cluster).histories()] == [second.name]
 
 
+@pytest.mark.slow
 def test_verbs_find_their_way_back_from_another_machine(lab, tmp_path, monkeypatch, capsys):
     desk = Desk.open(lab, tmp_path, monkeypatch)
     words = ["submit", lab.world.write_job(), "--cluster", "k8s", "--platform", lab.world.platform.directory]

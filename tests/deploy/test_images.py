@@ -124,6 +124,7 @@ def test_failed_build_leaves_no_image(tmp_path):
     assert not target.exists()
 
 
+@pytest.mark.slow
 def test_our_own_package_is_installed_alike_twice(tmp_path):
     """The measured dependencies follow from the package's metadata, so it must be there, and always the same."""
     sources = IMAGES.parents[1]

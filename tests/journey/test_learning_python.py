@@ -152,6 +152,7 @@ def test_python_job_is_not_run_by_spark_and_an_estimator_is_no_file(world):
         world.learn(program, outputs={"model": "files"})
 
 
+@pytest.mark.slow
 def test_scikit_learn_uses_several_processes_inside(world):
     program = dedent("""
         import pyarrow as pa

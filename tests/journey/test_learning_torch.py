@@ -32,6 +32,7 @@ def plain():
     return plain_ranks(EXAMPLES / "torch-ddp" / "program.py", digits(), size=2)
 
 
+@pytest.mark.slow
 def test_two_workers_learn_what_two_plain_processes_learn_even_if_one_is_killed(world, plain):
     """The same bits, although a worker is killed after the second of four epochs and another takes its place."""
     events, killed = [], []

@@ -12,7 +12,7 @@ import pytest
 
 from strongroom.workload.confinement import landlock_abi
 
-pytestmark = pytest.mark.spark
+pytestmark = [pytest.mark.spark, pytest.mark.slow]
 
 
 def on_workers(spark_room, function) -> set:

@@ -9,7 +9,7 @@ import pytest
 from strongroom.envelope.table import describe_schema, write_table
 from strongroom.errors import EnvelopeError
 
-pytestmark = pytest.mark.spark
+pytestmark = [pytest.mark.spark, pytest.mark.slow]
 
 
 def table(value: int) -> pa.Table:

@@ -53,7 +53,7 @@ def package(tmp_path_factory):
     target = tmp_path_factory.mktemp("copy") / "strongroom"
     for name in ("attestation", "envelope"):
         shutil.copytree(source / name, target / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("__init__.py", "errors.py", "digests.py", "statements.py"):
+    for name in ("__init__.py", "answers.py", "errors.py", "digests.py", "statements.py"):
         shutil.copy(source / name, target / name)
     (target / "workload").mkdir()
     (target / "workload" / "__init__.py").write_text("")

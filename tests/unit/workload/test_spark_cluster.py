@@ -133,6 +133,7 @@ def test_many_files_of_one_dataset_read_as_one_table(spark_room):
     assert sorted(row.id for row in frame.collect()) == list(range(60))
 
 
+@pytest.mark.slow
 def test_killed_executor_is_noticed_and_another_one_finishes_the_job(spark_room):
     lost = min(spark_room.executors)
     session = spark_room.session

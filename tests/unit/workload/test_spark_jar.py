@@ -26,6 +26,7 @@ def javac_release() -> str:
 @pytest.mark.skipif(
     javac_release() != "17", reason="the jar was built by javac 17; another release may emit other bytes"
 )
+@pytest.mark.slow
 def test_source_builds_the_same_bytes(tmp_path):
     runpy.run_path(str(ROOT / "scripts/jar"))["build"](tmp_path / "again.jar")
     assert (tmp_path / "again.jar").read_bytes() == JAR.read_bytes()
