@@ -51,7 +51,9 @@ def plain_answer(tmp_path_factory) -> list[dict[str, object]]:
         return plain.execute(query).to_arrow_table().to_pylist()
 
 
-def assert_told(told: dict[str, object], plain_answer: list[dict[str, object]]) -> None:
+def assert_told(
+    told: dict[str, object], plain_answer: list[dict[str, object]], *, unwritten: frozenset[str] = frozenset()
+) -> None:
     assert told["simulated"] is True
     assert told["ledger"]["verified"] is True
     plain = {(row["carrier"], row["poor_visibility"]): row for row in plain_answer}
@@ -66,7 +68,7 @@ def assert_told(told: dict[str, object], plain_answer: list[dict[str, object]]) 
     for case, word in CASES.items():
         assert refusals[case]["refused"] is True, case
         assert any(word.lower() in reason.lower() for reason in refusals[case]["reasons"]), refusals[case]
-        assert refusals[case]["ledger_entry"] >= 0, case
+        assert (refusals[case]["ledger_entry"] < 0) == (case in unwritten), case
 
 
 def test_the_demo_on_the_embedded_engine_tells_the_journey_and_refuses_every_attack(tmp_path, plain_answer):
@@ -77,7 +79,9 @@ def test_the_demo_on_the_embedded_engine_tells_the_journey_and_refuses_every_att
 
 @pytest.mark.slow
 def test_the_demo_tells_the_same_where_the_simulated_tee_is_a_trust_domain(tmp_path, plain_answer):
-    assert_told(play(tmp_path, "--engine", "embedded", "--tee", "tdx", seconds=240), plain_answer)
+    """But for one entry: there is no counter, so an older store fails the custodians' memory before it is opened."""
+    unwritten = frozenset({"a store rolled back to before the revocation"})
+    assert_told(play(tmp_path, "--engine", "embedded", "--tee", "tdx", seconds=240), plain_answer, unwritten=unwritten)
 
 
 @pytest.mark.spark

@@ -18,6 +18,7 @@ from strongroom.broker.client import BrokerClient
 from strongroom.catalog.identity import sign_identity
 from strongroom.digests import bytes_digest
 from strongroom.envelope.hpke import KemKey
+from strongroom.errors import TransportError
 from strongroom.ledger.memory import CheckpointMemory
 from strongroom.parties.analyst import Analyst
 from strongroom.parties.operator import Operator, RunningBroker
@@ -28,6 +29,7 @@ from strongroom.statements import SigningKey, Statement
 PURPOSE = "delay-statistics"
 LEASE_SECONDS = 2
 UNSEAL_SECONDS = 30.0
+_LAST_WORD_SECONDS = 2.0
 WITHHELD = {"flights": ("flight", "dep_time"), "weather": (), "planes": ("model",)}
 PROGRAMS = Path(__file__).parent / "programs"
 
@@ -115,8 +117,12 @@ class World:
         )
         self.broker, self.broker_process, self.broker_url = running, running.process, running.url
         if running.custodians:
-            for home in self.owners.values():
-                home.owner.unseal(running.url, patience=UNSEAL_SECONDS)
+            try:
+                for home in self.owners.values():
+                    home.owner.unseal(running.url, patience=UNSEAL_SECONDS)
+            except TransportError:
+                running.wait_unsealed(_LAST_WORD_SECONDS)  # if it ended, its own reason is the better one
+                raise
             running.wait_unsealed(UNSEAL_SECONDS)
         return self.broker_url
 
