@@ -10,7 +10,8 @@ from strongroom.envelope.manifest import unwrap_data_key
 from strongroom.workload.files import unpack
 
 pytest.importorskip("sklearn", reason="pip install 'strongroom[learning]'")
-pytestmark = [pytest.mark.learning, pytest.mark.spark, pytest.mark.slow]
+# One worker process runs all of it: the two fixtures start Spark twice and take minutes.
+pytestmark = [pytest.mark.learning, pytest.mark.spark, pytest.mark.slow, pytest.mark.xdist_group("mllib")]
 
 
 @pytest.fixture(scope="module")
