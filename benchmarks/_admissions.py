@@ -17,6 +17,9 @@ from typing import TYPE_CHECKING
 import psutil
 
 if TYPE_CHECKING:
+    from strongroom.attestation.appraisal import Verifier
+    from strongroom.attestation.channel import AttestedChannel
+    from strongroom.attestation.simulated.inside import SimulatedTee
     from strongroom.demo.world import World
 
 AT_ONCE = 16
@@ -36,17 +39,43 @@ class Admissions:
     waits: tuple[float, ...]
 
 
-def admit_crowd(world: World, workers: int, *, directory: Path, tell: Callable[[str], None]) -> Admissions:
-    """Start a job that sleeps, have ``workers`` admitted by its driver, and return what that took."""
+def prepare_worker(world: World, *, job: str) -> tuple[SimulatedTee, Verifier]:
+    """Return a TEE that runs a worker of ``job``, and what it verifies its peers with."""
     from strongroom.attestation.appraisal import AppraisalPolicy, Verifier
-    from strongroom.attestation.channel import connect
     from strongroom.attestation.memory import CollateralMemory
-    from strongroom.attestation.roles import Role
     from strongroom.attestation.simulated.inside import SimulatedTee
+
+    tee = SimulatedTee.of(world.platform.enclave("worker", job_digest=job))
+    policy = AppraisalPolicy.leaving_tcb_to_caller()
+    return tee, Verifier(tee.anchor(), tee.collateral_source(), memory=CollateralMemory(), policy=policy)
+
+
+def join_driver(
+    address: tuple[str, int], *, tee: SimulatedTee, verifier: Verifier, job: str, deadline: float
+) -> AttestedChannel:
+    """Prove oneself as a worker of ``job`` to the driver at ``address``; return the channel once admitted."""
+    from strongroom.attestation.channel import connect
+    from strongroom.attestation.roles import Role
     from strongroom.attestation.workload_keys import WorkloadKeys
     from strongroom.digests import parse_text
     from strongroom.workload.handover import Admission
 
+    channel = connect(
+        address,
+        keys=WorkloadKeys.generate(),
+        role=Role.WORKER,
+        expected_role=Role.DRIVER,
+        tee=tee,
+        verifier=verifier,
+        job_digest=parse_text(job),
+        deadline=deadline,
+    )
+    Admission.decode(channel.receive(deadline=deadline))
+    return channel
+
+
+def admit_crowd(world: World, workers: int, *, directory: Path, tell: Callable[[str], None]) -> Admissions:
+    """Start a job that sleeps, have ``workers`` admitted by its driver, and return what that took."""
     analyst = world.analyst
     with closing(analyst.attest_broker(world.broker_url)) as broker:
         submitted = analyst.submit(_write_job(world), broker=broker)
@@ -56,29 +85,14 @@ def admit_crowd(world: World, workers: int, *, directory: Path, tell: Callable[[
             client = analyst.attest_driver(submitted, address)
             analyst.hand_over(submitted, client, broker=broker)
             _wait_for("program-started", client)
-            tee = SimulatedTee.of(world.platform.enclave("worker", job_digest=submitted.digest))
-            verifier = Verifier(
-                tee.anchor(),
-                tee.collateral_source(),
-                memory=CollateralMemory(),
-                policy=AppraisalPolicy.leaving_tcb_to_caller(),
-            )
+            tee, verifier = prepare_worker(world, job=submitted.digest)
             channels = []
 
             def join(_number: int) -> float:
                 started = time.monotonic()
-                channel = connect(
-                    address,
-                    keys=WorkloadKeys.generate(),
-                    role=Role.WORKER,
-                    expected_role=Role.DRIVER,
-                    tee=tee,
-                    verifier=verifier,
-                    job_digest=parse_text(submitted.digest),
-                    deadline=_START_SECONDS,
+                channels.append(
+                    join_driver(address, tee=tee, verifier=verifier, job=submitted.digest, deadline=_START_SECONDS)
                 )
-                Admission.decode(channel.receive(deadline=_START_SECONDS))
-                channels.append(channel)
                 return time.monotonic() - started
 
             driver = psutil.Process(launcher.processes["driver"][0])

@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
+from benchmarks._admissions import join_driver, prepare_worker
+
 if TYPE_CHECKING:
     from strongroom.demo.world import World
 
@@ -219,7 +221,16 @@ def _crowd_cluster() -> type:
                 host, _, port = command[command.index("--driver") + 1].rpartition(":")
                 try:
                     with self.doors:
-                        self.channels.append(_join(self.crowd, (host, int(port)), self.job_digest))
+                        tee, verifier = prepare_worker(self.crowd, job=self.job_digest)
+                        self.channels.append(
+                            join_driver(
+                                (host, int(port)),
+                                tee=tee,
+                                verifier=verifier,
+                                job=self.job_digest,
+                                deadline=_WAIT_SECONDS,
+                            )
+                        )
                     self.arrived.note()
                 except Exception as error:  # noqa: BLE001  told by whoever waits for the crowd
                     self.troubles.append(f"{key[2]}: {type(error).__name__}: {error}")
@@ -239,37 +250,6 @@ def _crowd_cluster() -> type:
                 channel.close()
 
     return type("CrowdCluster", (FakeCluster,), {"node_kind": CrowdNode})
-
-
-def _join(world: World, address: tuple[str, int], job: str) -> Any:
-    """Prove oneself as a worker of ``job`` to the driver at ``address``, and return the channel once admitted."""
-    from strongroom.attestation.appraisal import AppraisalPolicy, Verifier
-    from strongroom.attestation.channel import connect
-    from strongroom.attestation.memory import CollateralMemory
-    from strongroom.attestation.roles import Role
-    from strongroom.attestation.simulated.inside import SimulatedTee
-    from strongroom.attestation.workload_keys import WorkloadKeys
-    from strongroom.digests import parse_text
-    from strongroom.workload.handover import Admission
-
-    tee = SimulatedTee.of(world.platform.enclave("worker", job_digest=job))
-    channel = connect(
-        address,
-        keys=WorkloadKeys.generate(),
-        role=Role.WORKER,
-        expected_role=Role.DRIVER,
-        tee=tee,
-        verifier=Verifier(
-            tee.anchor(),
-            tee.collateral_source(),
-            memory=CollateralMemory(),
-            policy=AppraisalPolicy.leaving_tcb_to_caller(),
-        ),
-        job_digest=parse_text(job),
-        deadline=_WAIT_SECONDS,
-    )
-    Admission.decode(channel.receive(deadline=_WAIT_SECONDS))
-    return channel
 
 
 def _write_job(world: World, *, name: str, program: str, workers: int, memory: str) -> Path:
