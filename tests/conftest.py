@@ -35,6 +35,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.timeout(_SLOW_SECONDS))
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name a case with a long text by its length, so that its name can be read and is the same in every process."""
+    return f"{argname} of {len(val)}" if isinstance(val, str | bytes) and len(val) > 100 else None
+
+
 @pytest.fixture(scope="session")
 def spark_room(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkRoom]:
     """Lend one Spark cluster, a driver and two executors, to every test of a session that asks for it."""
