@@ -11,10 +11,10 @@ from datetime import UTC, datetime
 from typing import NoReturn, Self
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
 
 from strongroom.attestation.binding import key_bundle_digest
@@ -26,7 +26,11 @@ from strongroom.errors import TransportError
 # RFC 5280 §4.1.2.5: 9999-12-31 means "no expiry". The evidence says how fresh the key is; the certificate need not.
 _FROM, _UNTIL = datetime(2000, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
 _NAME = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "strongroom workload")])
-_MAX_SPKI_BYTES = 200
+# RFC 5480: the one DER encoding of a P-256 key, up to the coordinates of its point, which is uncompressed.
+_SPKI = bytes.fromhex("3059301306072a8648ce3d020106082a8648ce3d03010703420004")
+_POINT_BYTES = 65
+_SPKI_BYTES = len(_SPKI) - 1 + _POINT_BYTES
+_CURVE = ec.SECP256R1()
 
 
 class WorkloadKeyError(TransportError):
@@ -123,12 +127,9 @@ def _self_sign(key: ec.EllipticCurvePrivateKey) -> x509.Certificate:
 
 
 def _load(spki: bytes) -> ec.EllipticCurvePublicKey:
+    if len(spki) != _SPKI_BYTES or not spki.startswith(_SPKI):  # One key has one encoding, and so one digest.
+        raise WorkloadKeyError("a workload's signing key is not a P-256 key in the one canonical encoding")
     try:
-        key = load_der_public_key(spki) if len(spki) <= _MAX_SPKI_BYTES else None
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise WorkloadKeyError("a workload's signing key is not a SubjectPublicKeyInfo in DER") from error
-    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
-        raise WorkloadKeyError("a workload's signing key is not a P-256 key")
-    if key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo) != spki:
-        raise WorkloadKeyError("a workload's signing key is not in the one canonical encoding")  # one key, one digest
-    return key
+        return ec.EllipticCurvePublicKey.from_encoded_point(_CURVE, spki[-_POINT_BYTES:])
+    except ValueError as error:
+        raise WorkloadKeyError("a workload's signing key is not a point of P-256") from error

@@ -5,7 +5,20 @@ It never reads past an end, never guesses, and raises nothing but MalformedEvide
 
 from __future__ import annotations
 
+import struct
+from typing import Any
+
 from strongroom.attestation.failures import MalformedEvidenceError
+
+
+class Layout:
+    """Named fields that follow one another, each written as ``struct`` does, little endian."""
+
+    __slots__ = ("fields", "struct")
+
+    def __init__(self, **fields: str) -> None:
+        self.struct = struct.Struct("<" + "".join(fields.values()))
+        self.fields = {name: struct.calcsize("<" + written) for name, written in fields.items()}
 
 
 class FieldReader:
@@ -36,6 +49,15 @@ class FieldReader:
             )
         self.offset = start + length
         return self._data[start : self.offset]
+
+    def take_all(self, layout: Layout) -> dict[str, Any]:
+        """Return the next fields, all that ``layout`` names."""
+        start = self.offset
+        if layout.struct.size > self.left:
+            for name, length in layout.fields.items():  # One of them does not fit, and is named.
+                self.take(length, field=name)
+        self.offset = start + layout.struct.size
+        return dict(zip(layout.fields, layout.struct.unpack_from(self._data, start), strict=True))
 
     def take_u16(self, *, field: str) -> int:
         """Return the next two bytes as an unsigned little-endian integer."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from strongroom.attestation.evidence.carriage import MAX_QUOTE_BYTES, TeeName
-from strongroom.attestation.evidence.layout import FieldReader
+from strongroom.attestation.evidence.layout import FieldReader, Layout
 from strongroom.attestation.evidence.report import (
     TD10_BODY_BYTES,
     TD15_BODY_BYTES,
@@ -30,6 +30,9 @@ PCK_CHAIN = 5
 _QE_REPORT_CERTIFICATION = 6
 _TD_BODIES = {2: TD10_BODY_BYTES, 3: TD15_BODY_BYTES}
 _SGX, _TDX, _TDX_FRAMED = 3, 4, 5
+_HEADER = Layout(
+    version="H", attestation_key_type="H", tee_type="I", qe_svn="H", pce_svn="H", qe_vendor="16s", user_data="20s"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,15 +159,7 @@ def parse_quote(data: bytes) -> Quote:
 def _read_header(reader: FieldReader) -> QuoteHeader:
     """Read and check the header; which TEE it names must agree with its version, as in Intel's verifier."""
     reader.where = "quote.header"
-    header = QuoteHeader(
-        version=reader.take_u16(field="version"),
-        attestation_key_type=reader.take_u16(field="attestation_key_type"),
-        tee_type=reader.take_u32(field="tee_type"),
-        qe_svn=reader.take_u16(field="qe_svn"),
-        pce_svn=reader.take_u16(field="pce_svn"),
-        qe_vendor=reader.take(16, field="qe_vendor"),
-        user_data=reader.take(20, field="user_data"),
-    )
+    header = QuoteHeader(**reader.take_all(_HEADER))
     reader.where = "quote.body"
     if header.version not in (_SGX, _TDX, _TDX_FRAMED):
         raise MalformedEvidenceError(

@@ -8,10 +8,46 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from strongroom.attestation.evidence.layout import FieldReader
+from strongroom.attestation.evidence.layout import FieldReader, Layout
 
 TD10_BODY_BYTES = 584
 TD15_BODY_BYTES = 648
+_ENCLAVE = Layout(
+    cpusvn="16s",
+    miscselect="I",
+    reserved1="12s",
+    isvextprodid="16s",
+    flags="Q",
+    xfrm="Q",
+    mrenclave="32s",
+    reserved2="32s",
+    mrsigner="32s",
+    reserved3="32s",
+    configid="64s",
+    isvprodid="H",
+    isvsvn="H",
+    configsvn="H",
+    reserved4="42s",
+    isvfamilyid="16s",
+    report_data="64s",
+)
+_TD = Layout(
+    tee_tcb_svn="16s",
+    mrseam="48s",
+    mrsignerseam="48s",
+    seam_attributes="8s",
+    td_attributes="Q",
+    xfam="Q",
+    mrtd="48s",
+    mrconfigid="48s",
+    mrowner="48s",
+    mrownerconfig="48s",
+    rtmr0="48s",
+    rtmr1="48s",
+    rtmr2="48s",
+    rtmr3="48s",
+    report_data="64s",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,32 +72,9 @@ class EnclaveReport:
     @classmethod
     def read(cls, reader: FieldReader) -> EnclaveReport:
         """Return the report at the reader's place; ``reserved`` gathers the four reserved fields in order."""
-        cpusvn = reader.take(16, field="cpusvn")
-        miscselect = reader.take_u32(field="miscselect")
-        reserved = reader.take(12, field="reserved1")
-        isvextprodid = reader.take(16, field="isvextprodid")
-        flags = int.from_bytes(reader.take(8, field="attributes.flags"), "little")
-        xfrm = int.from_bytes(reader.take(8, field="attributes.xfrm"), "little")
-        mrenclave = reader.take(32, field="mrenclave")
-        reserved += reader.take(32, field="reserved2")
-        mrsigner = reader.take(32, field="mrsigner")
-        reserved += reader.take(32, field="reserved3")
-        return cls(
-            cpusvn=cpusvn,
-            miscselect=miscselect,
-            isvextprodid=isvextprodid,
-            flags=flags,
-            xfrm=xfrm,
-            mrenclave=mrenclave,
-            mrsigner=mrsigner,
-            configid=reader.take(64, field="configid"),
-            isvprodid=reader.take_u16(field="isvprodid"),
-            isvsvn=reader.take_u16(field="isvsvn"),
-            configsvn=reader.take_u16(field="configsvn"),
-            reserved=reserved + reader.take(42, field="reserved4"),
-            isvfamilyid=reader.take(16, field="isvfamilyid"),
-            report_data=reader.take(64, field="report_data"),
-        )
+        found = reader.take_all(_ENCLAVE)
+        reserved = b"".join([found.pop(f"reserved{number}") for number in (1, 2, 3, 4)])
+        return cls(**found, reserved=reserved)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,25 +99,12 @@ class TdReport:
     @classmethod
     def read(cls, reader: FieldReader, *, body_bytes: int) -> TdReport:
         """Return the report at the reader's place; ``body_bytes`` is 584 (TD 1.0) or 648 (TD 1.5)."""
+        found = reader.take_all(_TD)
+        rtmrs = (found.pop("rtmr0"), found.pop("rtmr1"), found.pop("rtmr2"), found.pop("rtmr3"))
         extended = body_bytes == TD15_BODY_BYTES
         return cls(
-            tee_tcb_svn=reader.take(16, field="tee_tcb_svn"),
-            mrseam=reader.take(48, field="mrseam"),
-            mrsignerseam=reader.take(48, field="mrsignerseam"),
-            seam_attributes=reader.take(8, field="seam_attributes"),
-            td_attributes=int.from_bytes(reader.take(8, field="td_attributes"), "little"),
-            xfam=int.from_bytes(reader.take(8, field="xfam"), "little"),
-            mrtd=reader.take(48, field="mrtd"),
-            mrconfigid=reader.take(48, field="mrconfigid"),
-            mrowner=reader.take(48, field="mrowner"),
-            mrownerconfig=reader.take(48, field="mrownerconfig"),
-            rtmrs=(
-                reader.take(48, field="rtmr0"),
-                reader.take(48, field="rtmr1"),
-                reader.take(48, field="rtmr2"),
-                reader.take(48, field="rtmr3"),
-            ),
-            report_data=reader.take(64, field="report_data"),
+            **found,
+            rtmrs=rtmrs,
             tee_tcb_svn2=reader.take(16, field="tee_tcb_svn2") if extended else b"",
             mrservicetd=reader.take(48, field="mrservicetd") if extended else b"",
         )
