@@ -100,11 +100,12 @@ class VerifyKey:
 class SigningKey:
     """A party's private Ed25519 key; it does not print, pickle or copy."""
 
-    __slots__ = ("_key", "name")
+    __slots__ = ("_key", "name", "public")
 
     def __init__(self, key: Ed25519PrivateKey, *, name: str) -> None:
         self._key = key
         self.name = name
+        self.public = VerifyKey(key.public_key().public_bytes_raw())
 
     @classmethod
     def generate(cls, *, name: str) -> Self:
@@ -119,11 +120,6 @@ class SigningKey:
     def reveal_seed(self) -> bytes:
         """Return the 32-byte seed; only custody and the sealed store may call this."""
         return self._key.private_bytes_raw()
-
-    @property
-    def public(self) -> VerifyKey:
-        """Return the public half."""
-        return VerifyKey(self._key.public_key().public_bytes_raw())
 
     @property
     def party(self) -> PartyId:

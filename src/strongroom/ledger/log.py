@@ -6,6 +6,7 @@ state belongs to the same decision, and only then does the log adopt it. Nothing
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -96,7 +97,7 @@ class MerkleLog:
 
     def __init__(self, store: LogStore) -> None:
         self._store = store
-        self._kept: dict[Place, bytes] = {}
+        self._kept: OrderedDict[Place, bytes] = OrderedDict()
         self._size = store.size()
         self._peaks = tuple(store.nodes(places(LeafRange(0, self._size))))
 
@@ -177,6 +178,6 @@ class MerkleLog:
 
     def _keep(self, nodes: Mapping[Place, bytes]) -> None:
         """Keep ``nodes`` and forget the oldest beyond what is kept."""
-        self._kept |= nodes
-        for place in list(self._kept)[: max(0, len(self._kept) - _MOST_KEPT)]:
-            del self._kept[place]
+        self._kept.update(nodes)
+        while len(self._kept) > _MOST_KEPT:
+            self._kept.popitem(last=False)
