@@ -13,6 +13,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import pydantic_core
+
 from strongroom.broker.desk import ConflictError, Desk, RecordedRefusalError, StrangerError
 from strongroom.broker.doors.analysts import AnalystsDoor
 from strongroom.broker.doors.owners import OwnersDoor
@@ -127,7 +129,7 @@ class Service:
                 found = await route.proven(self._prove(scope, body), body)
             else:
                 return error_answer(404, "UnknownDoorError", public=False, message="")
-            return Answer(status=200, body=json.dumps(found).encode())
+            return Answer(status=200, body=pydantic_core.to_json(found))
         except StrongroomError as error:
             return explain(error, scope.path)
         except Exception:
