@@ -46,9 +46,8 @@ class Parcel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Earlier:
-    """The last release of a session: what was asked, what the grant rested on, what was handed over and written."""
+    """An earlier release: what the grant rested on, what was handed over and what was written."""
 
-    asked: bytes
     standing: Standing
     parcel: Parcel
     form: EntryForm

@@ -86,6 +86,7 @@ class Session:
     counter: int = 0
     held_until: datetime | None = None  # the end of the lease of the keys that it was released
     earlier: Earlier | None = field(default=None, repr=False)  # its last release, which the next may be the same as
+    asked: bytes | None = None  # the request for that; None if it came with the attestation
 
 
 class Sessions:

@@ -62,7 +62,7 @@ class WorkloadsDoor:
         self._peer_key = key_bundle_digest(desk.keys.public.tls_spki)
         self._answers = AnswersDoor(desk)
         self._parcels = Parcels(desk.state)
-        self._standing: OrderedDict[tuple[str, Role], Standing] = OrderedDict()
+        self._released: OrderedDict[tuple[str, Role, frozenset[str], str], Earlier] = OrderedDict()
 
     async def attest(self, body: bytes) -> dict[str, Any]:
         """Open a session for a workload that proves what it is, for one job, with a ticket or an admission.
@@ -134,29 +134,26 @@ class WorkloadsDoor:
         """Release what the attestation itself asked for; it counts as request 1 of the session."""
         session.counter = 1
         try:
-            return {"release": await self._release(session, 1, asked=b"", read=lambda: message)}
+            return {"release": await self._release(session, 1, asked=None, read=lambda: message)}
         except BaseException:
             self._desk.sessions.end(session)
             raise
 
     async def _release(
-        self, session: Session, counter: int, *, asked: bytes, read: Callable[[], Message]
+        self, session: Session, counter: int, *, asked: bytes | None, read: Callable[[], Message]
     ) -> dict[str, Any]:
         """Rule on a release and carry it out: the one way to a key."""
         (job, newer), now = self._repin(self._job(session)), self._desk.clock()
         cases = self._desk.cases(job)
         earlier = session.earlier
-        if earlier is not None and earlier.asked == asked:
+        if earlier is not None and asked == session.asked:
             term = earlier.standing.rule_again(job, cases, tee=session.tee, now=now)
         else:
             term = None
         if earlier is None or term is None:
-            wanted = _read_wanted(job, read())
-            standing, term = await self._find_standing(session, job, cases, now=now)
-            parcel = self._parcels.make_up(session.role, job, standing.grants, wanted)
-            form = self._parcels.form(parcel, facts=self._about(session, job), time=now)
-            earlier = Earlier(asked=asked, standing=standing, parcel=parcel, form=form)
-            session.earlier = None if session.role is Role.EGRESS else earlier  # Its recipients' keys may change.
+            earlier, term = await self._rule_anew(session, job, cases, wanted=_read_wanted(job, read()), now=now)
+            if session.role is not Role.EGRESS:  # Its recipients' keys may change.
+                session.earlier, session.asked = earlier, asked
         parcel = earlier.parcel
         sealed = session.seal.seal(parcel.plain, counter=counter, terms=parcel.terms)
         changes = _first_use(job, newer, self._desk.state.uses)
@@ -318,19 +315,25 @@ class WorkloadsDoor:
             changes=[job.bound_to(key).to_change()],
         )
 
-    async def _find_standing(
-        self, session: Session, job: Job, cases: tuple[InputCase, ...], *, now: datetime
-    ) -> tuple[Standing, Term]:
-        """Return the grant that the last of this role and job got, if it is this session's too, or else a new one."""
-        place = (job.id, session.role)
-        standing = self._standing.get(place)
-        term = None if standing is None else standing.rule_again(job, cases, tee=session.tee, now=now)
-        if standing is not None and term is not None:
-            return standing, term
+    async def _rule_anew(
+        self, session: Session, job: Job, cases: tuple[InputCase, ...], *, wanted: frozenset[str], now: datetime
+    ) -> tuple[Earlier, Term]:
+        """Return what the last of this role and job was released, if it is this session's too, or else rule anew."""
+        place = (job.id, session.role, wanted, session.result.collateral_digest)
+        earlier = self._released.get(place)
+        term = None if earlier is None else earlier.standing.rule_again(job, cases, tee=session.tee, now=now)
+        if earlier is not None and term is not None:
+            return earlier, term
         ruling = await self._rule(session, job, "release of keys")
-        standing = Standing(job=job, cases=cases, tee=session.tee, grants=ruling.grants)
-        keep(self._standing, place, standing)
-        return standing, ruling.term
+        parcel = self._parcels.make_up(session.role, job, ruling.grants, wanted)
+        earlier = Earlier(
+            standing=Standing(job=job, cases=cases, tee=session.tee, grants=ruling.grants),
+            parcel=parcel,
+            form=self._parcels.form(parcel, facts=self._about(session, job), time=now),
+        )
+        if session.role is not Role.EGRESS:
+            keep(self._released, place, earlier)
+        return earlier, ruling.term
 
     async def _rule(self, session: Session, job: Job, asked: str) -> Ruling:
         ruling = rule(job, self._desk.cases(job), tee=session.tee, now=self._desk.clock())
