@@ -52,11 +52,15 @@ class Desk(SimpleNamespace):
             nonces=Nonces(),
             sessions=Sessions(),
             verifier=SimpleNamespace(appraise=lambda *_evidence, **_expected: GENUINE),
+            collateral=self,
             tally=Tally(),
             clock=lambda: NOW,
         )
         self.state.apply(JOB.to_change())
         self.collateral_is_newer = True
+
+    async def prepare(self, _quote):
+        """Have the collateral at hand."""
 
     async def keep_memory(self):
         if self.collateral_is_newer:  # Only the first to see it writes it down; others go on meanwhile.

@@ -30,6 +30,7 @@ from strongroom.broker.clock import SteadyClock, last_written
 from strongroom.broker.desk import Desk
 from strongroom.broker.handover import ask_for_key
 from strongroom.broker.ledger_store import METADATA
+from strongroom.broker.load import Load
 from strongroom.broker.monitor import Monitor
 from strongroom.broker.opening import open_store
 from strongroom.broker.recent_collateral import RecentCollateral
@@ -153,7 +154,15 @@ async def run(settings: Settings) -> None:
             raise
         keys = opened.choose_keys(state.keys, now=datetime.now(UTC))
         memory = CollateralMemory.decode(state.collateral)
-        book = Book(store=store, key=keys.ledger, origin=keys.origin, counter=counter, tally=tally)
+        collateral = RecentCollateral(tee.collateral_source(), clock=time.monotonic)
+        book = Book(
+            store=store,
+            key=keys.ledger,
+            origin=keys.origin,
+            counter=counter,
+            tally=tally,
+            load=Load(passed=time.monotonic, spent=time.process_time),
+        )
         opened.verify_ledger(book.public, book.log)
         opened = opened.seal_anew(book.public)
         desk = Desk(
@@ -162,22 +171,22 @@ async def run(settings: Settings) -> None:
             book=book,
             nonces=Nonces(),
             sessions=Sessions(),
-            verifier=Verifier(
-                tee.anchor(),
-                RecentCollateral(tee.collateral_source(), clock=time.monotonic),
-                memory=memory,
-                policy=AppraisalPolicy.leaving_tcb_to_caller(),
-            ),
+            verifier=Verifier(tee.anchor(), collateral, memory=memory, policy=AppraisalPolicy.leaving_tcb_to_caller()),
+            collateral=collateral,
             memory=memory,
             tee=tee,
             keeping=opened.keeping,
             tally=tally,
             clock=SteadyClock(wall=lambda: datetime.now(UTC), passed=time.monotonic, after=last_written(book.log)),
         )
-        begun = {"measurement": tee.own_measurement, "simulated": tee.simulated, "rollback": protection}
         await desk.write(
             EntryKind.START,
-            {**begun, **opened.keeping.to_facts()},
+            {
+                "measurement": tee.own_measurement,
+                "simulated": tee.simulated,
+                "rollback": protection,
+                **opened.keeping.to_facts(),
+            },
             changes=() if keys is state.keys else (keys.to_change(),),
             administrative=True,
         )

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import contextlib
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from strongroom.broker.ledger_store import SqlLogStore, write_growth
+from strongroom.broker.load import Load
 from strongroom.broker.tally import Tally
 from strongroom.catalog.store import Change, LedgerEnd, MonotonicCounter, RolledBackStoreError, Store, StoreError
 from strongroom.digests import same
@@ -23,7 +23,7 @@ from strongroom.ledger.log import Growth, MerkleLog
 from strongroom.statements import SigningKey
 
 COUNTER_SECONDS = 2.0
-GATHER_SECONDS = 0.004
+GATHER_SECONDS = 0.008
 _MAX_GROUP = 512
 
 
@@ -46,12 +46,15 @@ class _Waiting:
 class Book:
     """The committer: one task, one transaction at a time."""
 
-    def __init__(self, *, store: Store, key: SigningKey, origin: str, counter: MonotonicCounter, tally: Tally) -> None:
+    def __init__(
+        self, *, store: Store, key: SigningKey, origin: str, counter: MonotonicCounter, tally: Tally, load: Load
+    ) -> None:
         self._store = store
         self._key = key
         self._counter = counter
         self._counter_read = 0.0
         self._tally = tally
+        self._load = load
         self._log_store = SqlLogStore(store.engine)
         self.log = MerkleLog(self._log_store)
         self.public = LedgerKey(origin=origin, key=key.public)
@@ -110,8 +113,8 @@ class Book:
         loop = asyncio.get_running_loop()
         while True:
             await self._wake.wait()
-            if self._expected > 1:  # Others are on their way: a moment's patience makes one commit of many.
-                await self._gather()
+            if len(self._queue) < self._expected and self._load.is_busy():
+                await self._gather()  # Others are on their way: a moment's patience makes one commit of many.
             group, self._queue = self._queue[:_MAX_GROUP], self._queue[_MAX_GROUP:]
             if not self._queue:
                 self._wake.clear()
@@ -138,9 +141,9 @@ class Book:
     async def _gather(self) -> None:
         """Wait until as many decisions are here as could be, or for a few milliseconds."""
         self._enough.clear()
-        if len(self._queue) < self._expected:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._enough.wait(), GATHER_SECONDS)
+        late = asyncio.get_running_loop().call_later(GATHER_SECONDS, self._enough.set)
+        await self._enough.wait()
+        late.cancel()
 
     def _commit(self, group: Sequence[_Waiting], growth: Growth) -> str:
         """Commit in the book's own thread: state and entries, then the counter, then the signature."""

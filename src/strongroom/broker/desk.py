@@ -17,6 +17,7 @@ from strongroom.broker.book import Book, Written
 from strongroom.broker.keeping import Keeping
 from strongroom.broker.keys import BrokerKeys
 from strongroom.broker.orders import Order, VerifiedOrder, verify_order
+from strongroom.broker.recent_collateral import RecentCollateral
 from strongroom.broker.records import COLLATERAL, Job, text_change
 from strongroom.broker.release import InputCase, fit, shorten
 from strongroom.broker.sessions import Nonces, Sessions
@@ -55,6 +56,7 @@ class Desk:
     nonces: Nonces
     sessions: Sessions
     verifier: Verifier
+    collateral: RecentCollateral
     memory: CollateralMemory
     tee: Tee
     keeping: Keeping

@@ -1,10 +1,11 @@
-"""Ask the collateral source once a minute per platform instead of once per attestation.
+"""Ask the collateral source once a minute per platform instead of once per attestation, and beside the event loop.
 
 What is kept is the source's text; every use of it is verified anew, and the verifier's memory refuses older ones.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable
@@ -23,19 +24,47 @@ class RecentCollateral:
         self._source = source
         self._clock = clock
         self._kept: OrderedDict[bytes, tuple[float, str]] = OrderedDict()
+        self._asking: dict[bytes, asyncio.Task[None]] = {}
+        self._last = (b"", b"")  # a quote and its platform: an appraisal asks about the one that was prepared
+
+    async def prepare(self, quote: bytes) -> None:
+        """Ask the source about the platform of ``quote`` in a thread, unless that was done within the last minute.
+
+        A service may take half a minute to answer, and nobody else waits for it; however many ask, it is asked once.
+        """
+        platform = self._find_platform(quote)
+        if not platform or self._recall(platform) is not None:
+            return
+        asking = self._asking.get(platform)
+        if asking is None:
+            asking = self._asking[platform] = asyncio.create_task(self._ask(platform, quote))
+            asking.add_done_callback(lambda _: self._asking.pop(platform))
+        await asyncio.shield(asking)  # Whoever hangs up leaves the others waiting for their answer.
 
     def collateral(self, quote: bytes) -> str:
         """Return the collateral for the platform whose certificate chain the quote carries."""
-        start = quote.find(_CHAIN)
-        if start < 0:  # A platform named by number only: there is nothing here to recognise it by.
+        platform = self._find_platform(quote)
+        if not platform:  # A platform named by number only: there is nothing here to recognise it by.
             return self._source.collateral(quote)
-        platform = hashlib.sha256(quote[start:].rstrip(b"\0")).digest()
-        now = self._clock()
+        text = self._recall(platform)
+        return self._keep(platform, self._source.collateral(quote)) if text is None else text
+
+    async def _ask(self, platform: bytes, quote: bytes) -> None:
+        self._keep(platform, await asyncio.to_thread(self._source.collateral, quote))
+
+    def _find_platform(self, quote: bytes) -> bytes:
+        """Return what stands for the certificate chain in ``quote``, or nothing if it has none."""
+        if self._last[0] is not quote:
+            start = quote.find(_CHAIN)
+            self._last = (quote, b"" if start < 0 else hashlib.sha256(quote[start:].rstrip(b"\0")).digest())
+        return self._last[1]
+
+    def _recall(self, platform: bytes) -> str | None:
         kept = self._kept.get(platform)
-        if kept is not None and now - kept[0] < SECONDS:
-            return kept[1]
-        text = self._source.collateral(quote)
-        self._kept[platform] = (now, text)
+        return kept[1] if kept is not None and self._clock() - kept[0] < SECONDS else None
+
+    def _keep(self, platform: bytes, text: str) -> str:
+        self._kept[platform] = (self._clock(), text)
         self._kept.move_to_end(platform)
         while len(self._kept) > MAX_PLATFORMS:
             self._kept.popitem(last=False)

@@ -5,6 +5,7 @@ Nothing here needs a name, and nothing here is secret.
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from strongroom.attestation.binding import report_data
@@ -23,6 +24,7 @@ class PublicDoor:
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
+        self._one_at_a_time = asyncio.Lock()
 
     async def evidence(self, body: bytes) -> dict[str, Any]:
         """Return evidence that this very broker holds these very keys, for the caller's nonce."""
@@ -31,8 +33,10 @@ class PublicDoor:
         bound = report_data(
             role=Role.BROKER, nonce=nonce, exporter=b"", own_key=keys.public.digest, peer_key=b"", job_digest=b""
         )
+        async with self._one_at_a_time:  # A TEE may take long over a quote, and nobody else shall wait for it.
+            evidence = await asyncio.to_thread(self._desk.tee.evidence, bound)
         return {
-            "evidence": self._desk.tee.evidence(bound).to_json(),
+            "evidence": evidence.to_json(),
             "kem": encode64(keys.public.kem),
             "ledger_key": self._desk.book.public.encode(),
         }

@@ -35,11 +35,11 @@ class StandbyDoor:
                 "the TEE seals this broker's store",
                 hint="a standby beside it opens the store by itself, and no other can",
             )
-        now = desk.clock()
-        desk.nonces.use(nonce, now=now)
+        desk.nonces.use(nonce, now=desk.clock())
         bound = standby_report_data(nonce=nonce, kem=kem, broker_spki=desk.keys.public.tls_spki)
         try:
-            result = desk.verifier.appraise(evidence, report_data=bound, now=now)
+            await desk.collateral.prepare(evidence.quote)
+            result = desk.verifier.appraise(evidence, report_data=bound, now=desk.clock())
         except EvidenceError as error:
             await desk.keep_memory()
             await desk.refuse("handover to a standby", facts={"step": error.step}, reasons=[error.message])

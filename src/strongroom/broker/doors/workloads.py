@@ -78,9 +78,10 @@ class WorkloadsDoor:
         keys = PublicKeys.parse(spki=message.raw("spki"), kem=message.raw("kem"))
         evidence = Evidence.from_json(message.mapping("evidence"))
         job = self._introduce(message, role, keys)
-        now = self._desk.clock()
         try:
-            self._desk.nonces.use(nonce, now=now)
+            self._desk.nonces.use(nonce, now=self._desk.clock())
+            await self._desk.collateral.prepare(evidence.quote)
+            now = self._desk.clock()
             result = self._desk.verifier.appraise(
                 evidence,
                 report_data=report_data(
@@ -100,7 +101,7 @@ class WorkloadsDoor:
                 f"attestation of the {role.value}", facts=facts, reasons=[error.message], hint=error.hint
             )
         await self._desk.keep_memory()
-        if self._desk.state.jobs.get(job.id) is not job:  # Another may have used the ticket while that was written.
+        if self._desk.state.jobs.get(job.id) is not job:  # Another may have used the ticket meanwhile.
             job = self._introduce(message, role, keys)
         if isinstance(result.claims, Claims):
             self._desk.tally.collateral[result.tee] = CollateralSeen(
