@@ -75,7 +75,7 @@ def test_half_a_character_in_a_reason_is_refused(scene):
     client = scene.client_
     driver = scene.driver(client, job, client.submit_job(job.statement))
     egress = scene.member(client, job, driver, Role.EGRESS)
-    with pytest.raises(UsageError, match="list of at most"):
+    with pytest.raises(UsageError, match="not JSON"):
         egress.refuse_output("delays", reasons=["\ud800"])
 
 
