@@ -10,7 +10,7 @@ import contextlib
 import socket
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable
 
 from strongroom.attestation.records import (
     HEAD_BYTES,
@@ -44,6 +44,7 @@ class RecordLine:
         self._opener = Opener(incoming)
         self._sending, self._receiving = threading.Lock(), threading.Lock()
         self._closed = False
+        self._dying = _Dying(self._hang_up)
         self._waits: dict[int, float] = {}
         self._out = memoryview(bytearray(SENT_BYTES + 2 * OVERHEAD + _TOGETHER_BYTES))
         self._sealed = memoryview(bytearray(SENT_BYTES + TAG_BYTES))
@@ -53,7 +54,7 @@ class RecordLine:
 
     def send(self, data: memoryview, deadline: Deadline, *, head: bytes = b"") -> None:
         """Send ``head`` and ``data``; a failed send ends the line."""
-        with self._sending, self._dying():
+        with self._sending, self._dying:
             out, used = self._out, 0
             if head and len(head) + len(data) <= _TOGETHER_BYTES:
                 data, head = memoryview(head + bytes(data)), b""
@@ -68,7 +69,7 @@ class RecordLine:
 
     def receive_into(self, buffer: memoryview, deadline: Deadline) -> None:
         """Fill ``buffer`` with what comes next; any failure, also DeadlineError, ends the line."""
-        with self._receiving, self._dying():
+        with self._receiving, self._dying:
             while len(buffer):
                 if len(self._rest):
                     taken = min(len(self._rest), len(buffer))
@@ -183,10 +184,18 @@ class RecordLine:
         with contextlib.suppress(OSError):
             self._plain.shutdown(socket.SHUT_RDWR)
 
-    @contextlib.contextmanager
-    def _dying(self) -> Iterator[None]:
-        try:
-            yield
-        except BaseException:
+
+class _Dying:
+    """Hangs up when a block ends in an error."""
+
+    __slots__ = ("_hang_up",)
+
+    def __init__(self, hang_up: Callable[[], None]) -> None:
+        self._hang_up = hang_up
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
             self._hang_up()
-            raise

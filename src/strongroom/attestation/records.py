@@ -30,7 +30,7 @@ OVERHEAD: Final = HEAD_BYTES + TAG_BYTES
 RECORDS_PER_KEY: Final = 1 << 16
 MOST_RECORDS: Final = 1 << 48
 
-_HEAD: Final = struct.Struct("<B3xIQ")
+_HEAD: Final = struct.Struct("<IIQ")  # the kind's byte and the three zeros after it, as one number
 _NONCE_BYTES: Final = 12
 _KEY_BYTES: Final = 32
 _INFO: Final = b"strongroom/records/v1 "
@@ -55,6 +55,9 @@ class Kind(IntEnum):
     END = 2
 
 
+_KINDS: Final = {int(kind): kind for kind in Kind}
+
+
 @dataclass(frozen=True, slots=True)
 class Head:
     """What stands before each record, in the clear and authenticated."""
@@ -77,9 +80,9 @@ class Head:
         if len(data) != HEAD_BYTES:
             raise RecordError(f"a record's head has {HEAD_BYTES} bytes, got {len(data)}")
         kind, size, number = _HEAD.unpack(data)
-        if any(data[1:4]) or kind not in (Kind.DATA, Kind.END):
+        if kind not in _KINDS:
             raise RecordError(f"a record is of kind {Kind.DATA:d} or {Kind.END:d}, got {kind}")
-        return cls(Kind(kind), size, number)
+        return cls(_KINDS[kind], size, number)
 
 
 class Traffic:

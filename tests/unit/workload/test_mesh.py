@@ -105,6 +105,37 @@ def test_a_message_of_another_size_is_an_error_that_says_what_to_do(meshes):
     assert "same collectives" in caught.value.hint
 
 
+def test_a_message_may_be_of_any_size_up_to_what_there_is_room_for(meshes):
+    into = memoryview(bytearray(100_000))
+    for number, size in enumerate((5, 100_000, 0)):
+        meshes[0].send(1, (1, number), memoryview(bytes([7]) * size))
+    assert [meshes[1].receive(0, (1, number), into, deadline=10, least=0) for number in range(2)] == [5, 100_000]
+    assert into == bytes([7]) * 100_000
+    meshes[0].send(1, (1, 3), memoryview(b"early"))
+    meshes[0].send(1, (1, 4), memoryview(bytes(100_001)))
+    assert meshes[1].receive(0, (1, 3), into, deadline=10, least=0) == 5
+    assert meshes[1].receive(0, (1, 2), into, deadline=10, least=0) == 0
+    with pytest.raises(UsageError, match="sent 100001 bytes where at most 100000 were expected"):
+        meshes[1].receive(0, (1, 4), into, deadline=10, least=0)
+
+
+def test_what_is_sent_in_this_thread_comes_after_what_was_posted(meshes):
+    posted = meshes[0].post(1, (1, 0), memoryview(bytes(1_000_000)))
+    meshes[0].send(1, (1, 0), memoryview(b"then"))
+    posted.wait(10)
+    into = memoryview(bytearray(1_000_000))
+    sizes = [meshes[1].receive(0, (1, 0), into, deadline=10, least=0) for _ in range(2)]
+    assert sizes == [1_000_000, 4]
+
+
+def test_whoever_sends_to_a_worker_that_is_gone_is_told(meshes):
+    threading.Timer(0.1, meshes[1].close).start()
+    with pytest.raises(PeerLostError, match="worker 1 is gone"):
+        meshes[0].send(1, (1, 0), memoryview(bytes(50_000_000)))  # more than any socket holds, and nobody takes it
+    with pytest.raises(PeerLostError):  # and again, at once
+        meshes[0].send(1, (1, 0), memoryview(b"more"))
+
+
 def test_a_worker_that_does_not_come_is_named(world):
     with pytest.raises(PeerLostError, match=r"worker [12] did not come within 0.5 s"):
         world.doors[0].open(world.roster(0, number=_next_round()), deadline=0.5)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import struct
 import threading
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
@@ -22,8 +21,7 @@ T = TypeVar("T")
 
 KNOWN_FROM, KNOWN_BEFORE = (2, 1), (3, 3)
 _STREAM = int.from_bytes(b"xgboost\0", "little")
-_SIZE = struct.Struct("<Q")
-_MOST_BYTES = 256 << 10
+_MOST_BYTES = 512 << 10  # one record; XGBoost writes several hundred kilobytes at once
 _LONGEST_SILENCE = 24 * 3600.0  # a forwarder's; XGBoost has a deadline of its own, and the mesh notices who is gone
 _STARTING_SECONDS = 60.0
 _ENDING_SECONDS = 10.0
@@ -151,34 +149,28 @@ class _Forwarder(threading.Thread):
 
 
 class _Outward(_Forwarder):
-    """From XGBoost to the mesh: a message with a size, 0 at the end, then one with as many bytes."""
+    """From XGBoost to the mesh: a message for each piece, an empty one at the end."""
 
     def _carry(self) -> None:
         buffer = memoryview(bytearray(_MOST_BYTES))
         number, size = 0, 1
         while size:
             size = self._link.recv_into(buffer)
-            self._mesh.post(self._rank, (self._stream, number), memoryview(_SIZE.pack(size)), at_once=True)
-            sent = self._mesh.post(self._rank, (self._stream, number + 1), buffer[:size], at_once=True)
-            sent.wait(_LONGEST_SILENCE)
-            number += 2
+            self._mesh.send(self._rank, (self._stream, number), buffer[:size])
+            number += 1
 
 
 class _Inward(_Forwarder):
     """From the mesh to XGBoost."""
 
     def _carry(self) -> None:
-        buffer, head = memoryview(bytearray(_MOST_BYTES)), memoryview(bytearray(_SIZE.size))
+        buffer = memoryview(bytearray(_MOST_BYTES))
         number, size = 0, 1
         while size:
-            self._mesh.receive(self._rank, (self._stream, number), head, deadline=_LONGEST_SILENCE)
-            (size,) = _SIZE.unpack(head)
-            if size > _MOST_BYTES:
-                raise PeerLostError(f"worker {self._rank} sent {size} bytes for XGBoost at once")
-            part = buffer[:size]
-            self._mesh.receive(self._rank, (self._stream, number + 1), part, deadline=_LONGEST_SILENCE)
-            self._link.sendall(part)
-            number += 2
+            key = (self._stream, number)
+            size = self._mesh.receive(self._rank, key, buffer, deadline=_LONGEST_SILENCE, least=0)
+            self._link.sendall(buffer[:size])
+            number += 1
         self._hang_up(socket.SHUT_WR)
 
 

@@ -64,15 +64,24 @@ class OutgoingLink:
 
     def post(self, key: Key, data: memoryview, *, at_once: bool = False) -> Sent:
         """Send ``data``, now if it is small and ``at_once``, otherwise as soon as what was posted before is gone."""
-        sent = Sent()
         with self._lock:
-            direct = at_once and self._queued == 0 and len(data) <= _PLAIN_BYTES
-            if direct:
-                self._send(key, data, sent)
-            else:
-                self._queued += 1
-                self._waiting.put((key, data, sent))
-        return sent
+            if not at_once or self._queued or len(data) > _PLAIN_BYTES:
+                return self._enqueue(key, data)
+            sent = Sent()
+            self._settle(key, data, sent)
+            return sent
+
+    def send(self, key: Key, data: memoryview) -> None:
+        """Send ``data`` in this very thread, after what was posted before; raise PeerLostError if it cannot be sent.
+
+        For a thread that does nothing else: it waits for as long as the other worker takes nothing.
+        """
+        with self._lock:
+            if self._queued == 0:
+                self._send(key, data)
+                return
+            sent = self._enqueue(key, data)
+        sent.wait(_LONGEST_SILENCE)
 
     @property
     def broken(self) -> bool:
@@ -84,22 +93,34 @@ class OutgoingLink:
         self._line.close()
         self._waiting.put(None)
 
+    def _enqueue(self, key: Key, data: memoryview) -> Sent:
+        sent = Sent()
+        self._queued += 1
+        self._waiting.put((key, data, sent))
+        return sent
+
     def _run(self) -> None:
         while (waiting := self._waiting.get()) is not None:
-            self._send(*waiting)
+            self._settle(*waiting)
             with self._lock:
                 self._queued -= 1
 
-    def _send(self, key: Key, data: memoryview, sent: Sent) -> None:
+    def _settle(self, key: Key, data: memoryview, sent: Sent) -> None:
         try:
-            if self._lost is not None:
-                raise self._lost
-            self._line.send(data, Deadline(_LONGEST_SILENCE), head=_HEAD.pack(*key, len(data)))
+            self._send(key, data)
         except StrongroomError as error:
-            self._lost = self._lost or lost(self.rank, error)
-            sent.settle(self._lost)
+            sent.settle(error)
         else:
             sent.settle()
+
+    def _send(self, key: Key, data: memoryview) -> None:
+        if self._lost is not None:
+            raise self._lost
+        try:
+            self._line.send(data, Deadline(_LONGEST_SILENCE), head=_HEAD.pack(*key, len(data)))
+        except StrongroomError as error:
+            self._lost = lost(self.rank, error)
+            raise self._lost from error
 
 
 class IncomingLink:
@@ -117,13 +138,17 @@ class IncomingLink:
         self._kept_bytes = 0
         self._lost: StrongroomError | None = None
 
-    def receive(self, key: Key, into: memoryview, *, deadline: float) -> None:
-        """Fill ``into`` with the next message called ``key``; raise PeerLostError if none comes within ``deadline``."""
+    def receive(self, key: Key, into: memoryview, *, deadline: float, least: int | None = None) -> int:
+        """Fill ``into`` with the next message called ``key``; raise PeerLostError if none comes within ``deadline``.
+
+        The message fills all of it, or, where ``least`` is given, at least so many bytes; return how many.
+        """
         until = time.monotonic() + deadline
+        expected = range(len(into) if least is None else least, len(into) + 1)
         while True:
             with self._changed:
-                if self._take(key, into):
-                    return
+                if (taken := self._take(key, into, expected)) is not None:
+                    return taken
                 if self._lost is not None:
                     raise self._lost
                 if self._reading:
@@ -131,8 +156,8 @@ class IncomingLink:
                     continue
                 self._reading = True
             try:
-                if self._read_one(key, into, until):
-                    return
+                if (taken := self._read_one(key, into, until, expected)) is not None:
+                    return taken
             except StrongroomError as error:
                 with self._changed:
                     self._lost = self._lost or (error if isinstance(error, UsageError) else lost(self.rank, error))
@@ -158,28 +183,28 @@ class IncomingLink:
                 hint=_out_of_step(key, self._kept),
             )
 
-    def _take(self, key: Key, into: memoryview) -> bool:
+    def _take(self, key: Key, into: memoryview, expected: range) -> int | None:
         kept = self._kept.get(key)
         if not kept:
-            return False
+            return None
         data = kept.popleft()
         if not kept:
             del self._kept[key]
         self._kept_bytes -= len(data)
-        _expect_size(self.rank, len(data), len(into))
-        into[:] = data
-        return True
+        _expect_size(self.rank, len(data), expected)
+        into[: len(data)] = data
+        return len(data)
 
-    def _read_one(self, key: Key, into: memoryview, until: float) -> bool:
-        """Read one message; return whether it was the one called ``key``."""
+    def _read_one(self, key: Key, into: memoryview, until: float, expected: range) -> int | None:
+        """Read one message; return its size if it was the one called ``key``."""
         head = bytearray(_HEAD.size)
         self._line.receive_into(memoryview(head), Deadline(until - time.monotonic()))
         stream, number, size = _HEAD.unpack(head)
         rest = Deadline(max(1.0, until - time.monotonic()))
         if (stream, number) == key:
-            _expect_size(self.rank, size, len(into))
-            self._line.receive_into(into, rest)
-            return True
+            _expect_size(self.rank, size, expected)
+            self._line.receive_into(into[:size], rest)
+            return int(size)
         if self._kept_bytes + size > _MOST_KEPT_BYTES:
             raise UsageError(
                 f"worker {self.rank} sent {_MOST_KEPT_BYTES >> 30} GiB that nobody here asked for",
@@ -190,7 +215,7 @@ class IncomingLink:
         with self._changed:
             self._kept.setdefault((stream, number), deque()).append(data)
             self._kept_bytes += size
-        return False
+        return None
 
 
 def lost(rank: int, error: StrongroomError) -> PeerLostError:
@@ -202,10 +227,11 @@ def lost(rank: int, error: StrongroomError) -> PeerLostError:
     return made
 
 
-def _expect_size(rank: int, got: int, expected: int) -> None:
-    if got != expected:
+def _expect_size(rank: int, got: int, expected: range) -> None:
+    if got not in expected:
+        most = expected.stop - 1
         raise UsageError(
-            f"worker {rank} sent {got} bytes where {expected} were expected",
+            f"worker {rank} sent {got} bytes where {'at most ' if expected.start < most else ''}{most} were expected",
             hint="all workers must call the same collectives, in the same order, with tensors of the same size",
         )
 

@@ -218,9 +218,13 @@ class Mesh:
         """Send ``data`` to the worker of rank ``to``; the buffer is in use until the answer's ``wait`` returns."""
         return self._outgoing[to].post(key, data, at_once=at_once)
 
-    def receive(self, source: int, key: Key, into: memoryview, *, deadline: float) -> None:
-        """Fill ``into`` with the message called ``key`` from the worker of rank ``source``."""
-        self._incoming[source].receive(key, into, deadline=deadline)
+    def send(self, to: int, key: Key, data: memoryview) -> None:
+        """Send ``data`` to the worker of rank ``to`` in this thread, which must not be one that others wait for."""
+        self._outgoing[to].send(key, data)
+
+    def receive(self, source: int, key: Key, into: memoryview, *, deadline: float, least: int | None = None) -> int:
+        """Fill ``into``, or at least ``least`` bytes of it, with the message called ``key`` from rank ``source``."""
+        return self._incoming[source].receive(key, into, deadline=deadline, least=least)
 
     def noting(self, call: Callable[[], T]) -> Callable[[], T]:
         """Return ``call``, of which the first error of ours is kept as :attr:`trouble`: libraries hide its kind."""
