@@ -143,9 +143,11 @@ def test_what_learns_has_no_network_of_its_own(world, tmp_path):
         assert together(lambda rank: made[rank].xgboost(escape)) == ["PermissionError"] * 2
 
 
-def test_what_one_rank_raises_ends_the_others_too(world, tmp_path):
+@pytest.mark.parametrize("seconds", [0, 0.5], ids=["before the others wrote", "leaving unread what they wrote"])
+def test_what_one_rank_raises_ends_the_others_too(world, tmp_path, seconds):
     def fail(rank: int):
         if rank == 1:
+            time.sleep(seconds)
             raise ZeroDivisionError
         return boost(rank, 2)
 

@@ -155,9 +155,16 @@ class _Outward(_Forwarder):
         buffer = memoryview(bytearray(_MOST_BYTES))
         number, size = 0, 1
         while size:
-            size = self._link.recv_into(buffer)
+            size = self._read(buffer)
             self._mesh.send(self._rank, (self._stream, number), buffer[:size])
             number += 1
+
+    def _read(self, buffer: memoryview) -> int:
+        """Return how much XGBoost wrote; nothing when it left, also when it left what was for it unread."""
+        try:
+            return self._link.recv_into(buffer)
+        except ConnectionError:
+            return 0
 
 
 class _Inward(_Forwarder):
