@@ -7,11 +7,13 @@ ever becomes ``bytes`` on the way, and no plaintext reaches a disk.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import mmap
 import os
 import stat
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +40,8 @@ _SALT = 32
 _PREFIX = 7
 _MAX_SEGMENTS = 1 << 32
 _VERSION, _AES_256_GCM = 1, 1
+_ZEROS = memoryview(bytes(64 << 10))
+_SPARE: deque[memoryview] = deque(maxlen=8)  # buffers between one reader and the next, 1 MiB each at most
 
 
 class ContainerError(EnvelopeError):
@@ -102,7 +106,7 @@ class SealedWriter(io.RawIOBase):
         if segment_size not in SEGMENT_SIZES:
             raise ContainerError(f"segments have {SEGMENT_SIZES} bytes, got {segment_size}")
         self._header = Header.generate(segment_size=segment_size)
-        self._cipher = _cipher(keys, name, self._header)
+        self._cipher = _cipher(keys, name, self._header.encode())
         self._name = name
         self._plain = _aligned(segment_size)
         self._sealed = _aligned(segment_size + _TAG)
@@ -194,20 +198,21 @@ class SealedReader(io.RawIOBase):
         self._name = name
         self._position = 0
         self._held = -1
-        self._descriptor = _open_regular(path)
+        self._given_out = False
+        self._sealed = self._plain = memoryview(b"")
+        self._descriptor, size = _open_regular(path)
         try:
-            size = os.fstat(self._descriptor).st_size
-            self._header = Header.parse(os.pread(self._descriptor, HEADER_BYTES, 0))
-            self.size = plain_size(size, segment_size=self._header.segment_size)
-            self._cipher = _cipher(keys, name, self._header)
+            header = os.pread(self._descriptor, HEADER_BYTES, 0)
+            self._header = Header.parse(header)
             segment = self._header.segment_size
+            self.size = plain_size(size, segment_size=segment)
+            self._cipher = _cipher(keys, name, header)
             self._last = max(0, -(-self.size // segment) - 1)
-            self._sealed = _aligned(min(segment, self.size) + _TAG)
-            self._plain = _aligned(max(1, min(segment, self.size)))
+            self._sealed = _borrow(min(segment, self.size) + _TAG)
+            self._plain = _borrow(max(1, min(segment, self.size)))
             self._load(self._last)  # proves that this is where the file ends, before anybody trusts its size
         except BaseException:
-            os.close(self._descriptor)
-            self._descriptor = -1
+            self.close()
             raise
 
     def readable(self) -> bool:
@@ -252,8 +257,15 @@ class SealedReader(io.RawIOBase):
             self._position += count
         return done
 
+    def readall(self) -> bytes:
+        """Return everything from the position to the end, decrypted at once and not in Python's steps of 8 KiB."""
+        rest = bytearray(max(0, self.size - self._position))
+        self.readinto(rest)
+        return bytes(rest)
+
     def segments(self) -> Iterator[memoryview]:
         """Yield the whole plaintext in one reused buffer: a piece is valid until the next is asked for."""
+        self._given_out = True
         for index in range(self._last + 1):
             self._load(index)
             yield self._plain[: self._length(index)].toreadonly()
@@ -263,8 +275,11 @@ class SealedReader(io.RawIOBase):
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
-            self._plain[:] = bytes(len(self._plain))
             self._held = -1
+            _wipe(self._plain)
+            _give_back(self._sealed)
+            if not self._given_out:  # to somebody who may still look at it
+                _give_back(self._plain)
         super().close()
 
     def __reduce__(self) -> NoReturn:
@@ -317,9 +332,9 @@ def open_file(path: Path, keys: DatasetKeys, *, name: str) -> SealedReader:
     return SealedReader(path, keys, name=name)
 
 
-def _cipher(keys: DatasetKeys, name: str, header: Header) -> AESGCM:
+def _cipher(keys: DatasetKeys, name: str, header: bytes) -> AESGCM:
     files_key = keys.key(files_key_id(keys.dataset, keys.version))
-    key = derive_file_key(files_key, dataset=keys.dataset, version=keys.version, path=name, header=header.encode())
+    key = derive_file_key(files_key, dataset=keys.dataset, version=keys.version, path=name, header=header)
     try:
         return AESGCM(reveal(key))
     finally:
@@ -327,8 +342,33 @@ def _cipher(keys: DatasetKeys, name: str, header: Header) -> AESGCM:
 
 
 def _aligned(size: int) -> memoryview:
-    """Return a buffer at a page boundary: a read into one that is misaligned by 16 bytes takes five times as long."""
-    return memoryview(mmap.mmap(-1, size))[:size]
+    """Return a buffer at a page boundary: a read into one that is misaligned by 16 bytes takes five times as long.
+
+    Private: after a fork, parent and child must not decrypt into the same memory.
+    """
+    return memoryview(mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))[:size]
+
+
+def _borrow(size: int) -> memoryview:
+    """Return an aligned buffer of ``size`` bytes, of those given back if one is large enough.
+
+    Memory that is new has to be made by the kernel page by page, which takes as long as decrypting a small file.
+    """
+    with contextlib.suppress(IndexError):  # and no lock: each of the two calls is one step of the interpreter's
+        if len(spare := _SPARE.pop()) >= size:
+            return spare[:size]
+    return _aligned(size)
+
+
+def _give_back(buffer: memoryview) -> None:
+    """Let another reader have ``buffer``, which must hold no plaintext and which nobody may use any more."""
+    if buffer.obj:
+        _SPARE.append(memoryview(buffer.obj))
+
+
+def _wipe(buffer: memoryview) -> None:
+    for start in range(0, len(buffer), len(_ZEROS)):
+        buffer[start : start + len(_ZEROS)] = _ZEROS[: len(buffer) - start]
 
 
 def _read_at(descriptor: int, into: memoryview, start: int) -> int:
@@ -341,12 +381,14 @@ def _read_at(descriptor: int, into: memoryview, start: int) -> int:
     return done
 
 
-def _open_regular(path: Path) -> int:
+def _open_regular(path: Path) -> tuple[int, int]:
+    """Return a descriptor of the regular file at ``path``, and its size."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
         raise ContainerError(f"cannot open {path}: {error.strerror}", hint="check the path") from error
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode):
         os.close(descriptor)
         raise ContainerError(f"{path} is not a regular file")
-    return descriptor
+    return descriptor, found.st_size

@@ -158,6 +158,57 @@ def test_held_plaintext_is_overwritten_on_close(tmp_path):
         reader.read(1)
 
 
+def test_the_rest_is_read_at_once_from_any_place(tmp_path):
+    data = os.urandom(2 * SMALL + 5)
+    seal(tmp_path / "c", data)
+    with open_file(tmp_path / "c", KEYS, name="f") as reader:
+        reader.seek(SMALL - 3)
+        assert reader.readall() == data[SMALL - 3 :]
+        assert reader.readall() == b""
+        reader.seek(10**9)
+        assert reader.readall() == b""
+    with pytest.raises(ValueError, match="closed"):
+        reader.readall()
+
+
+def test_readers_one_after_the_other_share_memory_and_readers_side_by_side_do_not(tmp_path):
+    contents = {name: os.urandom(size) for name, size in (("a", SMALL), ("b", 100), ("c", 3 * SMALL))}
+    for name, data in contents.items():
+        seal(tmp_path / name, data, name=name)
+    for _ in range(3):
+        readers = {name: open_file(tmp_path / name, KEYS, name=name) for name in contents}
+        assert {name: reader.readall() for name, reader in readers.items()} == contents
+        places = {id(buffer.obj) for reader in readers.values() for buffer in (reader._plain, reader._sealed)}
+        assert len(places) == 2 * len(readers)
+        for reader in readers.values():
+            reader.close()
+        with open_file(tmp_path / "b", KEYS, name="b") as again:
+            assert id(again._plain.obj) in places
+
+
+def test_a_piece_that_somebody_kept_is_never_another_files(tmp_path):
+    for name in "ab":
+        seal(tmp_path / name, name.encode() * SMALL, name=name)
+    with open_file(tmp_path / "a", KEYS, name="a") as reader:
+        kept = next(iter(reader.segments()))
+    with open_file(tmp_path / "b", KEYS, name="b") as reader:
+        assert reader.readall() == b"b" * SMALL
+        assert bytes(kept) == bytes(SMALL)
+
+
+def test_a_process_that_was_forked_decrypts_into_memory_of_its_own(tmp_path):
+    for name in "ab":
+        seal(tmp_path / name, name.encode() * SMALL, name=name)
+    reader = open_file(tmp_path / "a", KEYS, name="a")
+    child = os.fork()
+    if child == 0:
+        reader._plain[:] = bytes(SMALL)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    assert reader.readall() == b"a" * SMALL
+    reader.close()
+
+
 def test_table_keys_open_no_container(tmp_path):
     seal(tmp_path / "c", b"x")
     table_keys = DatasetKeys.from_dek(DataKey.generate(), dataset="scans", version=1, columns=["a"])

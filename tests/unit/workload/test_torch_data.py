@@ -111,9 +111,11 @@ def test_files_are_decoded_as_they_are_asked_for():
         def __getitem__(self, name):
             return io.BytesIO(super().__getitem__(name))
 
-    files = Files({"b.txt": b"two", "a.txt": b"one"})
+    files = Files({"b.txt": b"two", "a.txt": b"one", "c.txt": b""})
     raw = open_dataset(files, rank=0, size=1)
-    assert (raw[0]["name"], bytes(raw[0]["bytes"].numpy())) == ("a.txt", b"one")
+    assert [bytes(one["bytes"].numpy()) for one in raw] == [b"one", b"two", b""]
+    assert raw[0]["name"] == "a.txt"
+    del files["c.txt"]
     decoded = open_dataset(files, rank=0, size=1, decode=lambda name, stream: (name, stream.read().decode()))
     assert [decoded[index] for index in range(len(decoded))] == [("a.txt", "one"), ("b.txt", "two")]
     with pytest.raises(UsageError, match="no columns"):

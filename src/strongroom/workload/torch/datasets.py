@@ -6,6 +6,7 @@ and no file is ever written decrypted (spec/3-job.md §10).
 
 from __future__ import annotations
 
+import io
 import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -251,4 +252,7 @@ def _tensor(array: pa.Array) -> torch.Tensor:
 
 
 def _bytes(name: str, stream: IO[bytes]) -> Mapping[str, Any]:
-    return {"name": name, "bytes": torch.frombuffer(bytearray(stream.read()), dtype=torch.uint8)}
+    held = torch.empty(stream.seek(0, io.SEEK_END), dtype=torch.uint8)
+    stream.seek(0)
+    count = stream.readinto(held.numpy())  # type: ignore[attr-defined]  # every binary file has it
+    return {"name": name, "bytes": held[:count]}
