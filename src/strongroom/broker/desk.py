@@ -5,8 +5,9 @@ The desk knows how to say no: it writes the refusal with every reason into the l
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NoReturn
 
@@ -17,6 +18,7 @@ from strongroom.broker.book import Book, Written
 from strongroom.broker.keeping import Keeping
 from strongroom.broker.keys import BrokerKeys
 from strongroom.broker.orders import Order, VerifiedOrder, verify_order
+from strongroom.broker.parcels import keep
 from strongroom.broker.recent_collateral import RecentCollateral
 from strongroom.broker.records import COLLATERAL, Job, text_change
 from strongroom.broker.release import InputCase, fit, shorten
@@ -46,6 +48,15 @@ class RecordedRefusalError(RefusedError):
         self.index = index
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadCases:
+    """The inputs of a job, as they stood at one revision of the state."""
+
+    revision: int
+    job: Job
+    cases: tuple[InputCase, ...]
+
+
 @dataclass(slots=True, kw_only=True)
 class Desk:
     """What every door works with."""
@@ -63,6 +74,7 @@ class Desk:
     tally: Tally
     clock: Callable[[], datetime]
     _kept: int = -1  # the memory's revision that the store has
+    _cases: OrderedDict[str, ReadCases] = field(default_factory=OrderedDict)
 
     async def write(
         self,
@@ -131,9 +143,11 @@ class Desk:
         return order, identity
 
     def cases(self, job: Job) -> tuple[InputCase, ...]:
-        """Return every input of ``job`` as it stands now."""
-        state = self.state
-        return tuple(
+        """Return every input of ``job`` as it stands now; read anew only if anything at all has changed."""
+        state, read = self.state, self._cases.get(job.id)
+        if read is not None and read.revision == state.revision and read.job is job:
+            return read.cases
+        cases = tuple(
             InputCase(
                 dataset=state.datasets.get(key),
                 name=one.dataset,
@@ -145,3 +159,5 @@ class Desk:
             for one in job.inputs
             for key in (one.key,)
         )
+        keep(self._cases, job.id, ReadCases(revision=state.revision, job=job, cases=cases))
+        return cases

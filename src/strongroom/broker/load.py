@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 WINDOW_SECONDS = 0.05
-BUSY_SHARE = 0.7
+BUSY_SHARE = 0.6
 
 
 class Load:

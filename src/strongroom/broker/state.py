@@ -48,6 +48,7 @@ class State:
         self.answers: dict[str, str] = {}  # quota/dataset/fingerprint/seconds, and job/id, to JSON
         self.collateral = ""  # the newest documents that any appraisal rested on (attestation.memory)
         self.approvals: dict[str, dict[str, str]] = {}  # job/name to fingerprint to approved digest
+        self.revision = 0  # It moves with every change, so what was read at the same one is as it was.
 
     @classmethod
     def load(cls, changes: Iterable[Change]) -> State:
@@ -71,6 +72,7 @@ class State:
         return key in self.revoked
 
     def _apply(self, change: Change) -> None:
+        self.revision += 1
         if change.kind == MEMBER:
             identity = verify_identity(Statement.decode(change.value))
             self.members[identity.party.fingerprint] = identity

@@ -129,7 +129,9 @@ def _document(kind: EntryKind, *, facts: Mapping[str, Any], reasons: tuple[str, 
 def _time_text(time: datetime) -> str:
     if time.tzinfo is None:
         raise EntryError("an entry's time is UTC, got a time without zone")
-    return time.astimezone(UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
+    if time.tzinfo is not UTC:
+        time = time.astimezone(UTC)
+    return time.isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
 
 
 def _fitting(encoded: bytes) -> bytes:

@@ -101,7 +101,7 @@ def _parse_when(value: object) -> datetime:
 
 def when_text(moment: datetime) -> str:
     """Return a time in its only written form, ``2027-01-31T00:00:00Z``."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="seconds") + "Z"
 
 
 Distinct = AfterValidator(_check_distinct)

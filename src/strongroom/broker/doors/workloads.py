@@ -47,6 +47,7 @@ from strongroom.ledger.entry import EntryKind
 from strongroom.policy.document import policy_digest
 from strongroom.policy.evaluate import Refusal
 from strongroom.policy.fusion import fuse
+from strongroom.policy.shapes import when_text
 
 MEMBER_ROLES = (Role.WORKER, Role.EGRESS)
 MAX_EVIDENCE = 256 << 10
@@ -160,7 +161,7 @@ class WorkloadsDoor:
         changes = _first_use(job, newer, self._desk.state.uses)
         written = await self._desk.write_grant(
             earlier.form,
-            {"key": session.key_text, "expires": f"{term.expires:%FT%TZ}"},
+            {"key": session.key_text, "expires": when_text(term.expires)},
             changes=changes,
             administrative=bool(changes) and any(case.policy and case.policy.max_uses is not None for case in cases),
         )
