@@ -4,7 +4,6 @@ import time
 
 import lightgbm
 import pyarrow as pa
-import torch
 import xgboost
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_score
@@ -53,24 +52,3 @@ learner = make_pipeline(StandardScaler(), LogisticRegression(max_iter=200))
 timed("scikit-learn", lambda: cross_val_score(learner, values, late, cv=5), lambda scores: scores.mean())
 names, seconds, numbers = zip(*rows, strict=True)
 room.write(pa.table({"name": names, "seconds": seconds, "number": numbers}), "trained")
-
-torch.set_num_threads(1)
-
-
-def learn_network():
-    """Learn by stochastic gradient descent, 3 epochs of batches of 1,024 rows, on one thread."""
-    torch.manual_seed(7)
-    given = torch.tensor(StandardScaler().fit_transform(values), dtype=torch.float32)
-    wanted = torch.tensor(late.to_numpy(), dtype=torch.float32)
-    network = torch.nn.Sequential(torch.nn.Linear(given.shape[1], 64), torch.nn.ReLU(), torch.nn.Linear(64, 1))
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
-    for _ in range(3):
-        for rows in torch.randperm(len(given)).split(1024):
-            optimizer.zero_grad()
-            loss = torch.nn.functional.binary_cross_entropy_with_logits(network(given[rows])[:, 0], wanted[rows])
-            loss.backward()
-            optimizer.step()
-    return loss
-
-
-timed("PyTorch", learn_network, float)

@@ -1,4 +1,4 @@
-"""What training costs on encrypted data: each model of MLlib, XGBoost, LightGBM and scikit-learn, inside and outside.
+"""What training costs on encrypted data: MLlib, XGBoost, LightGBM, scikit-learn and PyTorch, inside and outside.
 
 The same program trains on the same real flights and weather of two owners, in a job and on plain Parquet with stock
 libraries, turn about.
@@ -23,7 +23,8 @@ import psutil
 
 from benchmarks.harness import Figure, Options, Report, progress
 
-PROGRAMS = {"python": "_learning_python.py", "spark": "_learning_spark.py"}
+PROGRAMS = {"python": "_learning_python.py", "torch": "_learning_torch.py", "spark": "_learning_spark.py"}
+ENGINES = {"python": "embedded", "torch": "torch", "spark": "spark"}
 COLUMNS = {
     "flights": ("origin", "month", "day", "hour", "distance", "dep_delay"),
     "weather": ("origin", "month", "day", "hour", "temp", "wind_speed", "precip", "visib", "pressure"),
@@ -136,9 +137,11 @@ class _World:
         place.mkdir()
         shutil.copy(program, place / "program.py")
         text = world.job_toml(program="program.py", kind=kind, outputs=["trained"], columns=COLUMNS)
+        if kind == "torch":
+            text = text.replace("workers = 2", "workers = 1")
         (place / "job.toml").write_text(text)
         over, seen = threading.Event(), [0.0]
-        watcher = threading.Thread(target=_watch, args=(seen, over), daemon=True)
+        watcher = threading.Thread(target=_watch, args=(kind, seen, over), daemon=True)
         watcher.start()
         try:
             with closing(world.analyst.attest_broker(world.broker_url)) as broker:
@@ -146,7 +149,7 @@ class _World:
                     place / "job.toml",
                     broker=broker,
                     host=world.platform,
-                    engine="spark" if kind == "spark" else "embedded",
+                    engine=ENGINES[kind],
                     directory=world.directory / "jobs" / str(self._jobs),
                 )
                 (output,) = report.outputs
@@ -174,12 +177,13 @@ def _is_close(inside: float, plain: float) -> bool:
     return abs(inside - plain) <= _CLOSE * max(abs(inside), abs(plain))
 
 
-def _watch(seen: list[float], over: threading.Event) -> None:
-    """Keep the largest resident size of the job's driver."""
+def _watch(kind: str, seen: list[float], over: threading.Event) -> None:
+    """Keep the largest resident size of the process that runs the program: the job's driver, or its worker."""
+    module = "strongroom.workload.worker" if kind == "torch" else "strongroom.workload.driver"
     while not over.wait(0.1):
         for child in psutil.Process().children(recursive=True):
             try:
-                if "strongroom.workload.driver" in child.cmdline():
+                if module in child.cmdline():
                     seen[0] = max(seen[0], child.memory_info().rss / 1e6)
             except psutil.Error:
                 continue
