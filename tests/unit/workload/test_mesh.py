@@ -136,6 +136,18 @@ def test_whoever_sends_to_a_worker_that_is_gone_is_told(meshes):
         meshes[0].send(1, (1, 0), memoryview(b"more"))
 
 
+@pytest.mark.parametrize("size", [3, 1_000_000])
+def test_whoever_posts_to_a_mesh_that_was_closed_is_told_at_once(meshes, size):
+    meshes[0].close()
+    started = time.monotonic()
+    for posted in (meshes[0].post(1, (1, 0), memoryview(bytes(size)), at_once=once) for once in (True, False)):
+        with pytest.raises(PeerLostError):
+            posted.wait(20)
+    with pytest.raises(PeerLostError):
+        meshes[0].send(1, (1, 0), memoryview(bytes(size)))
+    assert time.monotonic() - started < 10
+
+
 def test_a_worker_that_does_not_come_is_named(world):
     with pytest.raises(PeerLostError, match=r"worker [12] did not come within 0.5 s"):
         world.doors[0].open(world.roster(0, number=_next_round()), deadline=0.5)

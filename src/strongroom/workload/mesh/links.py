@@ -89,12 +89,17 @@ class OutgoingLink:
         return isinstance(self._lost, PeerLostError)
 
     def close(self) -> None:
-        """End the direction; safe to call twice."""
+        """End the direction, and tell whoever waits for what was not sent; safe to call twice."""
         self._line.close()
-        self._waiting.put(None)
+        with self._lock:
+            self._lost = self._lost or PeerLostError("the mesh was closed")
+            self._waiting.put(None)
 
     def _enqueue(self, key: Key, data: memoryview) -> Sent:
         sent = Sent()
+        if self._lost is not None:  # and after a close nobody takes anything from the queue
+            sent.settle(self._lost)
+            return sent
         self._queued += 1
         self._waiting.put((key, data, sent))
         return sent
