@@ -198,4 +198,4 @@ def _draw(canvas: Any, ratios: Mapping[str, float]) -> None:
     axes.set_yticks(places, list(ratios))
     axes.invert_yaxis()
     axes.set_xlabel("time inside a job / time on plain data")
-    axes.legend()
+    canvas.legend(loc="outside upper right")
