@@ -21,7 +21,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from cluster_jobs import JobController
 from cluster_node import Node
-from cluster_rules import find_problems
+from cluster_rules import find_problems, find_violations
 from cluster_store import KINDS, VERSIONS, RefusedError, Store
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -139,6 +139,9 @@ class FakeCluster:
         if not spec.get("containers"):
             message = f'Pod "{name}" is invalid: spec.containers: Required value'
             raise RefusedError(422, "Invalid", message, name=name, kind="Pod")
+        if violations := find_violations(spec):
+            message = f'pods "{name}" is forbidden: violates PodSecurity "restricted:latest": {", ".join(violations)}'
+            raise RefusedError(403, "Forbidden", message, name=name, kind="pods")
         account = spec.get("serviceAccountName", "default")
         if account not in self.service_accounts:
             message = (
@@ -222,11 +225,14 @@ class _Handler(BaseHTTPRequestHandler):
         if verb == "get" and not name:
             verb = "watch" if query.get("watch") in {"1", "true"} else "list"
         resource = f"{plural}/{sub}" if sub else plural
-        if verb not in rules.get(resource, set()):
+        # Since 1.35 a WebSocket, which begins as a GET, needs the right to create as well.
+        for wanted in (verb, "create") if sub == "portforward" else (verb,):
+            if wanted in rules.get(resource, set()):
+                continue
             group = VERSIONS.get(plural, "").partition("/")[0]
             quoted = f' "{name}"' if name else ""
             message = (
-                f'{plural}{quoted} is forbidden: User "{who}" cannot {verb} resource "{resource}" '
+                f'{plural}{quoted} is forbidden: User "{who}" cannot {wanted} resource "{resource}" '
                 f'in API group "{group}" in the namespace "{namespace}"'
             )
             raise RefusedError(403, "Forbidden", message, kind=plural)

@@ -152,7 +152,9 @@ class Node:
         again = pod["spec"].get("restartPolicy") == "OnFailure"
         while True:
             code = self._run_once(command, environment, pod, key)
-            if self._deleted(key):
+            if self._deleted(key):  # a kubelet says how it ended before it lets the object go
+                self._change(key, lambda found, code=code: self._finished(found, code, self._reasons.get(uid, "Error")))
+                self.closing.wait(0.1)
                 self.store.remove(*key)
                 return
             if code == 0 or not again or self.closing.is_set():

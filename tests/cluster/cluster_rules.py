@@ -11,6 +11,14 @@ _SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a
 _DNS = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 _MOST_ANNOTATIONS = 256 << 10
 _MOST_MAP = 1 << 20
+_PERMITTED_VOLUMES = frozenset(
+    {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret"}
+)
+
+
+def find_violations(spec: dict) -> list[str]:
+    """Return what in a pod's spec the pod security standard ``restricted`` forbids, as its admission words it."""
+    return list(_violations(spec))
 
 
 def find_problems(manifest: dict) -> list[tuple[str, object, str]]:
@@ -32,6 +40,34 @@ def _find(manifest: dict) -> Iterator[tuple[str, object, str]]:
         yield from _find_in_map(manifest)
     if manifest.get("kind") == "Pod":
         yield from _find_in_pod(spec)
+
+
+def _violations(spec: dict) -> Iterator[str]:
+    pod = spec.get("securityContext") or {}
+    for name in ("hostNetwork", "hostPID", "hostIPC"):
+        if spec.get(name):
+            yield f"host namespaces ({name}=true)"
+    for volume in spec.get("volumes", ()):
+        kinds = set(volume) - {"name"}
+        if not kinds <= _PERMITTED_VOLUMES:
+            yield f'restricted volume types (volume "{volume["name"]}" uses restricted volume type "{min(kinds)}")'
+    for container in (*spec.get("initContainers", ()), *spec.get("containers", ())):
+        own = container.get("securityContext") or {}
+        named = f'container "{container["name"]}"'
+        if own.get("privileged"):
+            yield f"privileged ({named} must not set securityContext.privileged=true)"
+        if own.get("allowPrivilegeEscalation") is not False:
+            yield f"allowPrivilegeEscalation != false ({named} must set securityContext.allowPrivilegeEscalation=false)"
+        capabilities = own.get("capabilities") or {}
+        if "ALL" not in capabilities.get("drop", ()) or set(capabilities.get("add", ())) - {"NET_BIND_SERVICE"}:
+            yield f'unrestricted capabilities ({named} must set securityContext.capabilities.drop=["ALL"])'
+        if not own.get("runAsNonRoot", pod.get("runAsNonRoot")):
+            yield f"runAsNonRoot != true (pod or {named} must set securityContext.runAsNonRoot=true)"
+        if own.get("runAsUser", pod.get("runAsUser")) == 0:
+            yield f"runAsUser=0 (pod or {named} must not set runAsUser=0)"
+        profile = (own.get("seccompProfile") or pod.get("seccompProfile") or {}).get("type")
+        if profile not in {"RuntimeDefault", "Localhost"}:
+            yield f'seccompProfile (pod or {named} must set securityContext.seccompProfile.type to "RuntimeDefault")'
 
 
 def _find_in_map(manifest: dict) -> Iterator[tuple[str, object, str]]:

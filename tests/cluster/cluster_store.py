@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import contextlib
 import copy
 import threading
 import time
@@ -24,6 +25,7 @@ KINDS = {
     "networkpolicies": "NetworkPolicy",
     "jobs": "Job",
 }
+_COLLECT_SECONDS = 0.4
 VERSIONS = {"networkpolicies": "networking.k8s.io/v1", "jobs": "batch/v1"}
 
 
@@ -119,20 +121,32 @@ class Store:
             return copy.deepcopy(found)
 
     def remove(self, plural: str, namespace: str, name: str) -> None:
-        """Take an object away, and everything that it owned."""
+        """Take an object away, and a moment later everything that it owned."""
         with self.changed:
             found = self.objects.pop((plural, namespace, name), None)
             if found is None:
                 return
             self._happened("DELETED", plural, found)
-            uid = found["metadata"]["uid"]
-            owned = [
+        uid = found["metadata"]["uid"]
+        if self._owned_by(uid):
+            collector = threading.Timer(_COLLECT_SECONDS, self._collect, args=(uid,))
+            collector.daemon = True
+            collector.start()
+
+    def _owned_by(self, uid: str) -> list[tuple[str, str, str]]:
+        with self.changed:
+            return [
                 key
                 for key, one in self.objects.items()
                 if any(reference["uid"] == uid for reference in one["metadata"].get("ownerReferences", ()))
             ]
-        for plural_, namespace_, name_ in owned:
-            self.delete(plural_, namespace_, name_)
+
+    def _collect(self, uid: str) -> None:
+        """Delete what belonged to an object that is gone: a while later and one after the other, as controllers do."""
+        for key in self._owned_by(uid):
+            with contextlib.suppress(RefusedError):  # somebody was faster
+                self.delete(*key)
+            time.sleep(_COLLECT_SECONDS / 10)
 
     def delete(self, plural: str, namespace: str, name: str, *, grace: int | None = None) -> dict:
         """Delete as asked for: a pod is marked, and its node removes it when its processes have ended."""

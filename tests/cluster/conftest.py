@@ -58,5 +58,5 @@ def lab(small, tmp_path, real_cluster):
 def double(lab, real_cluster):
     """The lab with the double, for tests that look into it or make it behave as no test can make a real one."""
     if real_cluster is not None:
-        pytest.skip("only the double does this")
+        pytest.skip("looks into the double, or plays what no test can make a real cluster do (docs/decisions/0065)")
     return lab

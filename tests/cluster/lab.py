@@ -61,6 +61,12 @@ class Lab:
             f'mount = "{storage}"',
             f'claim = "{self.cluster.claim}"',
             "read_only = false",
+            # A driver, a worker of one core and an egress must have room on a node of two cores.
+            "[kubernetes.driver]",
+            'cores = "200m"',
+            "[kubernetes.egress]",
+            'cores = "100m"',
+            'memory = "1Gi"',
         ]
         return "\n".join(lines) + "\n"
 

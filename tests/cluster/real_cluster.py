@@ -21,13 +21,19 @@ from api_server import KEEPER_RULES
 
 from strongroom.attestation.roles import Role
 from strongroom.jobs.launch.kubernetes.access import find_access
+from strongroom.jobs.launch.kubernetes.failures import explain_pod
 from strongroom.jobs.launch.kubernetes.manifests import plain_pod
 from strongroom.jobs.launch.kubernetes.settings import parse_settings
 from strongroom.workload.address import own_address
 
 ROLES = (Role.DRIVER, Role.WORKER, Role.EGRESS)
+IMAGE = "localhost/strongroom-spark:0.1.0"  # as scripts/image names it, and ctr imports it
+_SLICES = (
+    "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices?labelSelector=kubernetes.io/service-name=kubernetes"
+)
 PATHS = {
     "namespaces": "/api/v1/namespaces",
+    "nodes": "/api/v1/nodes",
     "persistentvolumes": "/api/v1/persistentvolumes",
     "persistentvolumeclaims": "/api/v1/namespaces/{namespace}/persistentvolumeclaims",
     "serviceaccounts": "/api/v1/namespaces/{namespace}/serviceaccounts",
@@ -38,6 +44,7 @@ PATHS = {
     "roles": "/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}/roles",
     "rolebindings": "/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}/rolebindings",
 }
+_LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 _OURS = "app.kubernetes.io/managed-by=strongroom"
 _GROUPS = {"networkpolicies": "networking.k8s.io"}
 
@@ -59,15 +66,13 @@ class RealCluster:
         access = find_access(environ={"KUBECONFIG": str(kubeconfig)})
         self._http = httpx.Client(base_url=access.server, verify=access.tls, headers=dict(access.headers()), timeout=30)
         server = urlsplit(access.server)
-        self.address = os.environ.get("STRONGROOM_TEST_ADDRESS") or own_address((server.hostname, server.port or 443))
-        own = f"https://{self.address}:{server.port or 443}"
-        loopback = server.hostname in {"127.0.0.1", "localhost", "::1"}
+        self.address = os.environ.get("STRONGROOM_TEST_ADDRESS") or self._own_address(server)
         self.settings = {
-            "image": os.environ.get("STRONGROOM_TEST_IMAGE", "strongroom:0.1.0"),
+            "image": os.environ.get("STRONGROOM_TEST_IMAGE", IMAGE),
             "image_pull_policy": "Never",
             "service_account": "strongroom-job",
             "keeper_account": "strongroom-keeper",
-            "api_server": os.environ.get("STRONGROOM_TEST_API_SERVER") or (own if loopback else access.server),
+            "api_server": os.environ.get("STRONGROOM_TEST_API_SERVER") or self._api_server(access),
             "driver_port": 7077,  # every pod has its own address
             "start_seconds": 300,
         }
@@ -80,7 +85,8 @@ class RealCluster:
 
     def new_folder(self) -> Path:
         made = self._folder / secrets.token_hex(4)
-        made.mkdir(mode=0o755)
+        made.mkdir()
+        made.chmod(0o755)  # whatever the umask is
         return made
 
     def share(self, world) -> None:
@@ -122,8 +128,44 @@ class RealCluster:
         self._ask("DELETE", "persistentvolumes", self._volume, missing=True)
         shutil.rmtree(self._folder, ignore_errors=True)
 
+    def _own_address(self, server) -> str:
+        """Return an address of this machine that pods reach: on the way to the API server, or the node's own."""
+        if server.hostname not in _LOOPBACK:
+            return own_address((server.hostname, server.port or 443))
+        addresses = [one for node in self._ask("GET", "nodes")["items"] for one in node["status"]["addresses"]]
+        found = [one["address"] for one in addresses if one["type"] == "InternalIP"]
+        assert len(found) == 1, f"name this machine's address in STRONGROOM_TEST_ADDRESS; the nodes have {found}"
+        return found[0]
+
+    def _api_server(self, access) -> str:
+        """Return where pods reach the API server without a service's address, by a name its certificate has."""
+        slices = (
+            self._http.get(_SLICES, params={"labelSelector": "kubernetes.io/service-name=kubernetes"})
+            .json()
+            .get("items", ())
+        )
+        found = [
+            f"https://{f'[{address}]' if ':' in address else address}:{port['port']}"
+            for one in slices
+            for port in one["ports"]
+            for end in one["endpoints"]
+            for address in end["addresses"]
+        ]
+        server = urlsplit(access.server)
+        found += [f"https://{self.address}:{server.port or 443}", access.server]
+        for address in found:
+            if urlsplit(address).hostname in _LOOPBACK:
+                continue
+            with contextlib.suppress(httpx.HTTPError):
+                httpx.get(f"{address}/version", verify=access.tls, headers=dict(access.headers()), timeout=10)
+                return address
+        raise AssertionError(f"none of {found} is for pods: name one in STRONGROOM_TEST_API_SERVER")
+
     def _prepare(self) -> None:
-        self._make("namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.namespace}})
+        # What pods of ours may do at most is what the strictest standard permits, so it is enforced.
+        strict = {"pod-security.kubernetes.io/enforce": "restricted"}
+        metadata = {"name": self.namespace, "labels": strict}
+        self._make("namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
         for name in ("strongroom-job", "strongroom-keeper"):
             self._make("serviceaccounts", {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name}})
         group = "rbac.authorization.k8s.io"
@@ -197,16 +239,23 @@ class RealCluster:
         command = ["python3", "-P", "-s", "-m", "strongroom", "measure", "--json"]
         self._make("pods", plain_pod(parse_settings(text), metadata, command))
         self._until(
-            lambda: self._ask("GET", "pods", name)["status"].get("phase") in {"Succeeded", "Failed"},
-            f"the image {self.settings['image']} does not measure itself",
+            lambda: self._has_ended(name),
+            f"the image {self.settings['image']} does not measure itself: see kubectl describe pod {name}",
         )
         path = f"{PATHS['pods'].format(namespace=self.namespace)}/{name}/log"
         said = self._http.get(path)
         assert said.status_code == 200, said.text
-        self._ask("DELETE", "pods", name)
+        self._ask("DELETE", "pods", name, missing=True)
         text = said.text  # both streams of the container
         measured = json.loads(text[text.index("{") : text.rindex("}") + 1])["measurements"]
         return {role: measured[role.value] for role in ROLES}
+
+    def _has_ended(self, name: str) -> bool:
+        """Return whether a pod has succeeded; fail with the reason if it never will."""
+        pod = self._ask("GET", "pods", name)
+        trouble = explain_pod(pod)
+        assert trouble is None or not trouble.final, str(trouble)
+        return pod["status"].get("phase") == "Succeeded"
 
     def _make(self, plural: str, manifest: dict) -> None:
         with contextlib.suppress(FileExistsError):

@@ -2,7 +2,7 @@
 
 import socket
 import threading
-from contextlib import closing
+from contextlib import closing, suppress
 from urllib.parse import urlsplit
 
 import pytest
@@ -38,6 +38,7 @@ def test_pods_belong_to_the_driver_and_go_with_it(lab):
     assert driver.endswith("-driver")  # kept for its log
     lab.cluster.kill(driver)
     wait_until(lambda: lab.names("pods") == lab.names("networkpolicies") == [])
+    wait_until(lambda: len(lab.names("configmaps")) == 1)
     (history,) = lab.names("configmaps")  # owned by nobody, so that it is there later
     assert history.endswith("-history")
 
@@ -68,9 +69,9 @@ class ForwardedPort:
                 threading.Thread(target=self._carry, args=(source, sink), daemon=True).start()
 
     def _carry(self, source, sink):
-        while data := source.recv(1 << 16):
-            sink.sendall(data)
-        with closing(sink):
+        with suppress(OSError), closing(sink):  # either side may end first
+            while data := source.recv(1 << 16):
+                sink.sendall(data)
             sink.shutdown(socket.SHUT_RDWR)
 
     def close(self):

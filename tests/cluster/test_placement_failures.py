@@ -6,6 +6,7 @@ import time
 import pytest
 from api_server import NAMESPACE
 from cluster_store import RefusedError
+from lab import wait_until
 from small_world import LONG_QUERY, expected_answer
 
 from strongroom.errors import StrongroomError, TransportError, UsageError
@@ -16,11 +17,8 @@ def refusal(lab, **changes) -> StrongroomError:
     """Return why a job was not placed; nothing of it may be left."""
     with pytest.raises(StrongroomError) as failed:
         lab.run(**changes)
-    until = time.monotonic() + 60
-    while lab.names("pods") and time.monotonic() < until:
-        time.sleep(0.05)
-    assert lab.names("pods") == []
-    assert not any(name.endswith("-simulated") for name in lab.names("configmaps"))
+    wait_until(lambda: lab.names("pods") == [])
+    wait_until(lambda: not any(name.endswith("-simulated") for name in lab.names("configmaps")))
     assert failed.value.hint
     return failed.value
 
@@ -184,11 +182,7 @@ def test_job_whose_driver_somebody_deletes_ends_with_a_word(double):
     with pytest.raises(StrongroomError) as failed:
         double.run(job=double.world.write_job(program=LONG_QUERY), on_event=delete)
     assert isinstance(failed.value, (PlacementError, TransportError))
-    until = time.monotonic() + 10
-    while double.cluster.names("pods") and time.monotonic() < until:
-        time.sleep(0.05)
-    assert double.cluster.names("pods") == []  # egress went with its owner
-    assert double.cluster.names("networkpolicies") == []
+    wait_until(lambda: double.names("pods") == double.names("networkpolicies") == [])  # all went with their owner
 
 
 def test_watch_that_is_too_old_lists_anew(double):
