@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from api_server import NAMESPACE
 
+from strongroom.jobs.launch.kubernetes.manifests import plain_pod
+
 VECTORS = Path(os.environ.get("STRONGROOM_VECTORS", "/nowhere")) / "kubernetes"
 RECORDING = VECTORS / "spark-4.3-cluster-job-on-1.36.audit.jsonl.gz"
 pytestmark = pytest.mark.vectors
@@ -36,12 +38,7 @@ def answers(recorded, verb: str, resource: str, sub: str = "") -> list[dict]:
 def test_pod_that_was_made_looks_like_a_real_one(double, recorded):
     real = answers(recorded, "create", "pods")[0]
     host = double.host()
-    manifest = {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": "a"},
-        "spec": {"containers": [{"name": "c", "image": "none"}]},
-    }
+    manifest = plain_pod(host.settings, {"name": "a"}, ["python3"])
     made = host.cluster.create(manifest, what="make a pod")
     assert made["status"] == real["status"]
     assert set(made["metadata"]) | {"labels", "managedFields"} == set(real["metadata"]) | {"labels"}
