@@ -275,7 +275,7 @@ class Accounts:
 def _told(frozen: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "count": len(frozen["leaves"]),
-        "root": base64.b64encode(_tree(frozen["leaves"]).root).decode(),
+        "root": base64.b64encode(MerkleLog(MemoryStore()).grow(frozen["leaves"]).root).decode(),
         "callers": frozen["spent"],
         "refused": frozen["refused"],
     }

@@ -5,6 +5,7 @@ Pure. What is not a label from a closed list, a rounded score or bounded text do
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -62,9 +63,12 @@ def limit_outputs(
 def round_scores(scores: Array, *, digits: int) -> npt.NDArray[np.float64]:
     """Return ``scores`` with at most ``digits`` digits each, none beyond that decimal; zero has no sign."""
     values = np.asarray(scores, dtype=np.float64)
-    if np.abs(values).max(initial=0.0) < 1:  # chances and the like have no digits before the point
+    if _largest(values) < 1:  # chances and the like have no digits before the point
         scale = 10.0**digits
-        small: npt.NDArray[np.float64] = np.rint(values * scale) / scale + 0.0
+        small: npt.NDArray[np.float64] = values * scale
+        np.rint(small, out=small)
+        small /= scale
+        small += 0.0
         return small
     with np.errstate(divide="ignore", over="ignore"):
         before_point = np.where(values == 0, 0.0, np.floor(np.log10(np.abs(values))))
@@ -90,11 +94,11 @@ def limit_pieces(pieces: Iterator[str], *, rules: ServingRules, most: int | None
 def _limit_scores(name: str, values: Array, rules: ServingRules, found: dict[str, Array]) -> Iterator[str]:
     if "scores" not in rules.kinds:
         yield f"output {name!r} holds scores, permitted are {_listed(rules.kinds)}"
-    elif not np.isfinite(values).all():
+    elif not math.isfinite(largest := _largest(values)):  # of several, the one that is no number is the largest
         yield f"output {name!r} holds a score that is not finite"
     else:
         scores = round_scores(values, digits=rules.digits)
-        if not np.isfinite(scores).all():
+        if largest >= 1 and not np.isfinite(scores).all():
             yield f"output {name!r} holds a score that is not finite once it is rounded"
             return
         if rules.top is not None and scores.ndim == _TABLE and scores.shape[1] > rules.top:
@@ -102,6 +106,11 @@ def _limit_scores(name: str, values: Array, rules: ServingRules, found: dict[str
             scores = np.take_along_axis(scores, places, axis=1)
             found[f"{name}{_PLACES}"] = places.astype(np.int64)
         found[name] = scores
+
+
+def _largest(scores: Array) -> float:
+    """Return the largest of ``scores`` without their signs: 0 of none, and no number where one of them is none."""
+    return float(np.maximum.reduce(np.abs(scores), axis=None, initial=0.0))
 
 
 def _limit_labels(

@@ -6,7 +6,6 @@ A request that comes alone is computed at once; only where others are on their w
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -57,7 +56,11 @@ class Batcher:
         self._patience = patience
         self._most_waiting = most_waiting
         self._line: deque[Asked] = deque()
-        self._changed = threading.Condition()
+        self._rows = 0
+        self._patient = False
+        lock = threading.Lock()
+        self._changed = threading.Condition(lock)  # of the one that computes
+        self._settled = threading.Condition(lock)  # of whoever waits for what is under way to end
         self._under_way = 0
         self._closed = False
 
@@ -70,7 +73,14 @@ class Batcher:
         """Say that a request that was expected is over."""
         with self._changed:
             self._under_way -= 1
-            self._changed.notify_all()
+            self._wake()
+            if not self._under_way:
+                self._settled.notify_all()
+
+    def settle(self, seconds: float) -> None:
+        """Return once no request is under way, at the latest after ``seconds``."""
+        with self._settled:
+            self._settled.wait_for(lambda: not self._under_way, seconds)
 
     def ask(self, inputs: Arrays, *, rows: int) -> tuple[Arrays, str]:
         """Return the outputs for ``inputs`` and the version that computed them, or raise what went wrong."""
@@ -79,7 +89,8 @@ class Batcher:
             if self._closed or len(self._line) >= self._most_waiting:
                 raise BusyError("the endpoint has more requests than it can answer", hint="ask again in a moment")
             self._line.append(asked)
-            self._changed.notify_all()
+            self._rows += rows
+            self._wake()
         if not asked.done.wait(ANSWER_SECONDS):
             raise BusyError(f"the model gave no answer within {ANSWER_SECONDS:.0f} s")
         if asked.error is not None:
@@ -91,25 +102,25 @@ class Batcher:
         with self._changed:
             if not self._changed.wait_for(lambda: self._line or self._closed, _LOOK_SECONDS) or not self._line:
                 return []
-            until = time.monotonic() + self._patience
-            while (
-                self._rows() < self._most_rows
-                and len(self._line) < self._under_way
-                and (left := until - time.monotonic()) > 0
-            ):
-                self._changed.wait(left)
+            if not self._enough():
+                self._patient = True
+                self._changed.wait_for(lambda: self._enough() or self._closed, self._patience)
+                self._patient = False
+                if not self._line:  # closed meanwhile
+                    return []
             first = self._line.popleft()
-            batch, rows = [first], first.rows
-            while self._line and self._line[0].shape == first.shape and rows + self._line[0].rows <= self._most_rows:
+            batch, rows, shape = [first], first.rows, first.shape
+            while self._line and self._line[0].shape == shape and rows + self._line[0].rows <= self._most_rows:
                 batch.append(self._line.popleft())
                 rows += batch[-1].rows
+            self._rows -= rows
             return batch
 
     def close(self, reason: StrongroomError) -> None:
         """Take no more requests, and fail those that wait."""
         with self._changed:
             self._closed = True
-            waiting, self._line = list(self._line), deque()
+            waiting, self._line, self._rows = list(self._line), deque(), 0
             self._changed.notify_all()
         for asked in waiting:
             asked.error = reason
@@ -120,8 +131,14 @@ class Batcher:
         """Return whether no more requests are taken."""
         return self._closed
 
-    def _rows(self) -> int:
-        return sum(asked.rows for asked in self._line)
+    def _enough(self) -> bool:
+        """Return whether there is nothing to wait for: a whole batch, or everybody who is on the way."""
+        return self._rows >= self._most_rows or len(self._line) >= self._under_way
+
+    def _wake(self) -> None:
+        """Wake the thread that computes if it has something to do now; woken for nothing, it delays the others."""
+        if self._line and (not self._patient or self._enough()):
+            self._changed.notify_all()
 
 
 def compute(batch: Sequence[Asked], run: Callable[[Arrays, int], tuple[Arrays, str]]) -> None:

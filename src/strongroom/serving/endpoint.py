@@ -77,8 +77,6 @@ class Endpoint:
         self._accounts: Accounts | None = None
         self._spec: JobSpec | None = None
         self._connections = Connections()
-        self._busy = 0
-        self._changed = threading.Condition()
         self._stopping = threading.Event()
         self._over = threading.Event()
         self._closing = threading.Lock()
@@ -258,20 +256,11 @@ class Endpoint:
                 ChannelStream(channel),
                 caller.handle,
                 last=lambda: self._stopping.is_set() or time.monotonic() > ends,
-                busy=self._count,
+                busy=lambda busy: self._batcher.expect() if busy else self._batcher.drop(),
                 allowance=self._connections.allowance(caller.fingerprint),
             )
         finally:
             self._connections.drop(channel)
-
-    def _count(self, busy: bool) -> None:
-        if busy:
-            self._batcher.expect()
-        else:
-            self._batcher.drop()
-        with self._changed:
-            self._busy += 1 if busy else -1
-            self._changed.notify_all()
 
     def _stop_now(self, reasons: Sequence[str]) -> None:
         """End at once because the lease was lost: forget keys and models, hang up, tell the client, leave."""
@@ -299,8 +288,7 @@ class Endpoint:
                 return
             self._closed = True
             self._stopping.set()
-            with self._changed:
-                self._changed.wait_for(lambda: not self._busy, 0 if self._over.is_set() else _DRAIN_SECONDS)
+            self._batcher.settle(0 if self._over.is_set() else _DRAIN_SECONDS)
             self._batcher.close(BusyError("the endpoint is stopping"))
             if self._accounts is not None:
                 with contextlib.suppress(StrongroomError):

@@ -10,15 +10,12 @@ import contextlib
 import json
 import socket
 import threading
-from collections.abc import Iterator
 from typing import Final
 from urllib.parse import urlsplit
 
-import httpx
-
-from strongroom.errors import EvidenceError, RefusedError, StrongroomError, TransportError, UsageError
-from strongroom.serving.client import Attester, open_client
+from strongroom.errors import EvidenceError, RefusedError, StrongroomError, UsageError
 from strongroom.serving.connections import Allowance
+from strongroom.serving.forwarding import Opens, Ways
 from strongroom.serving.http import Request, Response, SocketStream, serve_http
 
 _LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
@@ -32,13 +29,13 @@ _OWN: Final = frozenset(
 class Proxy:
     """A proxy for one endpoint; ``address`` is where clients find it."""
 
-    def __init__(self, attester: Attester, *, listen: tuple[str, int], reattest: float) -> None:
+    def __init__(self, attester: Opens, *, listen: tuple[str, int], reattest: float) -> None:
         if listen[0] not in _LOOPBACK:
             raise UsageError(
                 f"the proxy listens on loopback, not on {listen[0]}",
                 hint="whoever reaches it asks in your name; use 127.0.0.1",
             )
-        self._client = open_client(attester, reattest=reattest)
+        self._ways = Ways(attester, reattest=reattest)
         try:
             self._socket = socket.create_server(listen, family=socket.AF_INET6 if ":" in listen[0] else socket.AF_INET)
         except OSError as error:
@@ -69,29 +66,27 @@ class Proxy:
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
-        self._client.close()
+        self._ways.close()
 
     def carry(self, request: Request) -> Response:
         """Return the endpoint's response to ``request``, or 502 and why there is none; 403 to a web page's script."""
         if (foreign := _foreign(request)) is not None:
             return refuse(foreign)
-        headers = {name: value for name, value in request.headers.items() if name not in _OWN}
+        headers = [(name, value) for name, value in request.headers.items() if name not in _OWN]
         try:
-            asked = self._client.build_request(request.method, request.path, headers=headers, content=request.body)
-            answer = self._client.send(asked, stream=True)
+            answer = self._ways.ask(request, headers=headers)
         except StrongroomError as error:
             return refuse(error)
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            return _told(502, {"error": f"the endpoint did not answer: {type(error).__name__}", "kind": "Transport"})
-        kept = {name: value for name, value in answer.headers.items() if name not in _OWN and name != "content-type"}
-        kind = answer.headers.get("content-type", "application/json")
+        told = dict(answer.headers)
+        kind = told.get("content-type", "application/json")
+        kept = {name: value for name, value in told.items() if name not in _OWN and name != "content-type"}
         if kind.startswith("text/event-stream"):
-            return Response(status=answer.status_code, body=_pieces(answer), kind=kind, headers=kept)
+            return Response(status=answer.status, body=answer.pieces, kind=kind, headers=kept)
         try:
-            body = answer.read()
-        except (StrongroomError, httpx.HTTPError) as error:
-            return _told(502, {"error": f"the endpoint hung up: {type(error).__name__}", "kind": "Transport"})
-        return Response(status=answer.status_code, body=body, kind=kind, headers=kept)
+            body = b"".join(answer.pieces)
+        except StrongroomError as error:
+            return refuse(error)
+        return Response(status=answer.status, body=body, kind=kind, headers=kept)
 
 
 def refuse(error: StrongroomError) -> Response:
@@ -130,15 +125,6 @@ def _name(url: str) -> str | None:
         return urlsplit(url).hostname
     except ValueError:
         return None
-
-
-def _pieces(answer: httpx.Response) -> Iterator[bytes]:
-    try:
-        yield from answer.iter_raw()
-    except httpx.HTTPError as error:  # the client's connection is cut too, so that it does not take this for the end
-        raise TransportError("the endpoint hung up in the middle of an answer") from error
-    finally:
-        answer.close()
 
 
 def _told(status: int, told: dict[str, object]) -> Response:

@@ -128,3 +128,30 @@ def test_full_line_and_the_end_are_told():
     batcher.close(BusyError("the endpoint is stopping"))
     thread.join(10)
     assert outcome == ["the endpoint is stopping"]
+
+
+def test_whoever_waits_for_the_others_is_let_go_when_the_last_of_them_is_over():
+    """A request that began, and that was refused before it was asked, is waited for no longer."""
+    batcher = Batcher(patience=30.0)
+    sizes = serve(batcher, double)
+    batcher.expect()
+    batcher.expect()
+    found = []
+    asking = threading.Thread(target=lambda: found.append(batcher.ask(rows(1), rows=1)))
+    asking.start()
+    batcher.drop()
+    asking.join(10)
+    assert found
+    assert sizes == [1]
+    batcher.close(BusyError("over"))
+
+
+def test_end_waits_until_nothing_is_under_way():
+    batcher = Batcher()
+    batcher.expect()
+    settling = threading.Thread(target=lambda: batcher.settle(30))
+    settling.start()
+    assert settling.is_alive()
+    batcher.drop()
+    settling.join(10)
+    assert not settling.is_alive()
