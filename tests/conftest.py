@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep tests that start heavy servers on one worker process, one after the other; give slow ones their time."""
     for item in items:
-        for name in ("spark", "openbao", "postgres"):
+        for name in ("spark", "openbao", "postgres", "softhsm"):
             if item.get_closest_marker(name):
                 item.add_marker(pytest.mark.xdist_group(name))
         if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
@@ -62,6 +62,18 @@ def postgres() -> Iterator[Any]:
         yield server
     finally:
         server.stop()
+
+
+@pytest.fixture(scope="session")
+def softhsm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Lend SoftHSM's tokens to every test of a session that asks for them; this process keeps them to its end."""
+    sys.path.insert(0, str(Path(__file__).parent / "unit" / "envelope"))
+    from softhsm import SoftHsm
+
+    hsm = SoftHsm(tmp_path_factory.mktemp("softhsm"))
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("SOFTHSM2_CONF", str(hsm.settings))
+        yield hsm
 
 
 class SparkRoom:

@@ -10,7 +10,7 @@ from pathlib import Path
 import atheris
 
 sys.path.insert(0, str(Path(__file__).parent))
-with atheris.instrument_imports(include=["strongroom.attestation"]):
+with atheris.instrument_imports(include=["strongroom.attestation", "strongroom.envelope.custody"]):
     from targets import targets
 
 warnings.simplefilter("ignore")

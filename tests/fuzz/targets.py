@@ -46,6 +46,7 @@ from strongroom.attestation.runtime_log import RuntimeEvent, encode_log, parse_r
 from strongroom.attestation.simulated.pki import Vendor
 from strongroom.attestation.simulated.quoting import SgxFacts, TdxFacts, quote_sgx, quote_tdx
 from strongroom.attestation.tokens import TokenService, verify_token
+from strongroom.envelope.custody.pkcs11_uri import TokenKey
 from strongroom.errors import StrongroomError
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -192,6 +193,13 @@ def targets() -> Mapping[str, Target]:
                 now=NOW,
             ),
             seeds=(b"eyJhbGciOiJSUzI1NiIsImtpZCI6ImEifQ.eyJpc3MiOiJpIn0.AAAA",),
+        ),
+        "token_address": Target(
+            feed=_text(TokenKey.parse),
+            seeds=(
+                b"pkcs11:token=t%20x;object=k;id=%01%FF?module-path=/a.so&pin-source=file:///run/pin",
+                b"pkcs11:model=m;manufacturer=n;serial=1;token=t;id=%41;type=secret-key",
+            ),
         ),
         "verdict": Target(feed=_judge, seeds=(sgx, *tdx, amd.report(), azure, _nitro())),
         "explanation": Target(feed=describe_quote, seeds=(sgx, tdx[1], amd.report(), azure, _nitro())),

@@ -143,7 +143,17 @@ def test_absent_or_special_file_is_refused_without_waiting(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "uri", ["master.key", "file:master.key", "file://host/master.key", "file:/a?b=1", "pkcs11:x", "", "https://x/y"]
+    "uri",
+    [
+        "master.key",
+        "file:master.key",
+        "file://host/master.key",
+        "file:/a?b=1",
+        "smartcard:x",
+        "",
+        "https://x/y",
+        "file://[",
+    ],
 )
 def test_address_that_is_none_is_refused(uri):
     with pytest.raises(CustodyError) as refused:

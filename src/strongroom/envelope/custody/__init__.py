@@ -1,4 +1,4 @@
-"""Keep master keys where their owners want them: a password-protected file, or OpenBao / Vault.
+"""Keep master keys where their owners want them: a password-protected file, OpenBao / Vault, or a PKCS#11 token.
 
 Custody wraps and unwraps data keys; the master key itself never leaves it (spec/1-encrypted-dataset.md §8).
 """
@@ -30,9 +30,10 @@ class Custody(Protocol):
 
 
 def open_custody(uri: str, *, password: Callable[[], bytes]) -> Custody:
-    """Return the custody at ``uri``; ``password`` is called only by custodies that need one.
+    """Return the custody at ``uri``; ``password`` is called only by custodies that need one, and returns a token's PIN.
 
-    ``file:/path/master.key`` or ``openbao://host:port/mount/key?ca=/ca.pem&token_file=/token`` (alias ``vault://``).
+    ``file:/path/master.key``, ``openbao://host:port/mount/key?ca=/ca.pem&token_file=/token`` (alias ``vault://``) or
+    ``pkcs11:token=NAME;object=KEY?module-path=/path/module.so``.
     """
     return _route(uri, password, create=False)
 
@@ -43,7 +44,10 @@ def create_custody(uri: str, *, password: Callable[[], bytes]) -> Custody:
 
 
 def _route(uri: str, password: Callable[[], bytes], *, create: bool) -> Custody:
-    scheme = urlsplit(uri).scheme
+    try:
+        scheme = urlsplit(uri).scheme
+    except ValueError:  # brackets that hold no IPv6 address
+        scheme = ""
     if scheme == "file":
         from strongroom.envelope.custody.file import FileCustody
 
@@ -52,7 +56,16 @@ def _route(uri: str, password: Callable[[], bytes], *, create: bool) -> Custody:
         from strongroom.envelope.custody.openbao import OpenBaoCustody
 
         return OpenBaoCustody.create(uri) if create else OpenBaoCustody.open(uri)
+    if scheme == "pkcs11":
+        try:
+            from strongroom.envelope.custody.pkcs11 import Pkcs11Custody
+        except ModuleNotFoundError as error:
+            raise CustodyError(
+                "a PKCS#11 token needs the library python-pkcs11", hint="pip install 'strongroom[hsm]'"
+            ) from error
+        return Pkcs11Custody.create(uri, password=password) if create else Pkcs11Custody.open(uri, password=password)
     raise CustodyError(
         f"no custody of kind {scheme[:40]!r}",
-        hint="write file:/path/master.key, or openbao://host:port/mount/key?ca=/ca.pem&token_file=/token",
+        hint="write file:/path/master.key, openbao://host:port/mount/key?ca=/ca.pem&token_file=/token, or "
+        "pkcs11:token=NAME;object=KEY?module-path=/path/module.so",
     )

@@ -10,4 +10,12 @@ class CustodyError(EnvelopeError):
 
 
 class WrongPasswordError(CustodyError):
-    """The password does not open the master key."""
+    """The password, or a token's PIN, does not open the master key."""
+
+
+class CustodyUnavailableError(CustodyError):
+    """The key service or token cannot be reached, or does not answer in time."""
+
+
+class AbsentKeyError(CustodyError):
+    """There is no such key, token or mount."""

@@ -23,7 +23,7 @@ import requests
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, stop_after_delay, wait_random_exponential
 
 from strongroom.digests import frame
-from strongroom.envelope.custody.failure import CustodyError
+from strongroom.envelope.custody.failure import AbsentKeyError, CustodyError, CustodyUnavailableError
 from strongroom.envelope.keys import DataKey, InvalidKeyError, reveal
 
 DEADLINE_SECONDS = 15.0
@@ -40,10 +40,6 @@ _PASSING = (
     hvac.exceptions.VaultDown,
     hvac.exceptions.RateLimitExceeded,
 )
-
-
-class CustodyUnavailableError(CustodyError):
-    """The key service cannot be reached in time."""
 
 
 class OpenBaoCustody:
@@ -245,10 +241,6 @@ class OpenBaoCustody:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("custody cannot be pickled or copied")
-
-
-class AbsentKeyError(CustodyError):
-    """There is no such key or mount."""
 
 
 def _may_pass(error: BaseException) -> bool:
