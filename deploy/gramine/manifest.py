@@ -19,7 +19,7 @@ from pathlib import Path
 
 from strongroom.attestation.enclave import ARGUMENTS
 
-ROLES = ("broker", "driver", "worker", "egress")
+ROLES = ("broker", "driver", "worker", "egress", "endpoint")
 # Ciphertext, sealed records and what vendors signed: the host may change it, and that is noticed by what reads it.
 _UNTRUSTED = {"broker": ("/var/lib/strongroom",), "driver": ("/data", "/jobs")}
 _COLLATERAL = "/etc/strongroom/collateral"

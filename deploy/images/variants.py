@@ -28,18 +28,18 @@ class Variant:
 VARIANTS = {
     # The broker, jobs of the embedded engine, egress.
     "core": Variant(roles=("broker", "driver", "worker", "egress"), packages=(*_C, *_PYTHON)),
-    # The same, and jobs of the engine spark.
+    # The same, jobs of the engine spark, and endpoints of models that need NumPy alone.
     "spark": Variant(
-        roles=("broker", "driver", "worker", "egress"),
+        roles=("broker", "driver", "worker", "egress", "endpoint"),
         packages=(*_C, *_PYTHON, *_SPARK),
-        extras=("postgres", "k8s", "spark"),
+        extras=("postgres", "k8s", "spark", "serving"),
         java=True,
     ),
-    # The same, and programs that use scikit-learn, Polars, XGBoost or LightGBM.
+    # The same, and programs and models that use scikit-learn, Polars, XGBoost or LightGBM.
     "learning": Variant(
-        roles=("driver", "worker", "egress"),
+        roles=("driver", "worker", "egress", "endpoint"),
         packages=(*_C, *_PYTHON, *_SPARK, "libgomp1"),
-        extras=("k8s", "spark", "learning"),
+        extras=("k8s", "spark", "learning", "serving"),
         java=True,
     ),
 }

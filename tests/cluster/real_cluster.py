@@ -96,8 +96,12 @@ class RealCluster:
         jobs.chmod(0o777)
         world.directory.chmod(0o755)
         for home in world.owners.values():
-            for path in (home.directory, home.encrypted, *home.encrypted.rglob("*")):
-                path.chmod(0o755 if path.is_dir() else 0o644)
+            for top in (
+                home.encrypted,
+                *home.directory.glob(f"{home.dataset}-[0-9]*"),
+            ):  # a table, or a model's versions
+                for path in (home.directory, top, *top.rglob("*")) if top.is_dir() else ():
+                    path.chmod(0o755 if path.is_dir() else 0o644)
         self.clear()
         self._replace_volume(world.directory)
 

@@ -123,12 +123,14 @@ class ServingWorld(SmallWorld):
         path.write_text("\n".join(lines) + "\n")
         return path
 
-    def serve(self, job: Path | None = None, *, on_event=lambda _name, _facts: None, **more) -> RunningEndpoint:
+    def serve(
+        self, job: Path | None = None, *, host=None, on_event=lambda _name, _facts: None, **more
+    ) -> RunningEndpoint:
         return serve(
             self.analyst,
             job or self.serve_job(),
             broker=self.analyst_door(),
-            host=self.platform,
+            host=host or self.platform,
             directory=self.job_directory(),
             on_event=on_event,
             **more,
@@ -161,8 +163,19 @@ def outputs(answer) -> dict[str, list]:
 
 
 @contextmanager
-def serving_world(directory: Path, *, lease: float = 5, owners=None, models=None, **policy: object):
-    world = ServingWorld.make(directory / "world", lease=lease, owners=owners or OWNERS)
+def serving_world(
+    directory: Path,
+    *,
+    lease: float = 5,
+    owners=None,
+    models=None,
+    elsewhere=None,
+    broker_host: str = "127.0.0.1",
+    **policy: object,
+):
+    world = ServingWorld.make(
+        directory / "world", lease=lease, owners=owners or OWNERS, elsewhere=elsewhere, broker_host=broker_host
+    )
     world.models = models or {}
     try:
         yield world.open(**policy)

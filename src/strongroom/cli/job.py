@@ -198,12 +198,16 @@ def _status(screen: Screen, *, name: str, settings: Path) -> None:
 
 @verb(examples=("strongroom job logs delays-0123456789 --settings cluster.toml --follow",), group=job)
 @click.argument("name", metavar="JOB")
-@click.option("--role", type=click.Choice(("driver", "worker", "egress")), default="driver", show_default=True)
-@click.option("--follow", is_flag=True, help="Go on until the driver ends.")
+@click.option(
+    "--role",
+    type=click.Choice(("driver", "endpoint", "worker", "egress")),
+    help="By default the one that conducts the job: its driver, or an endpoint.",
+)
+@click.option("--follow", is_flag=True, help="Go on until it ends.")
 @settings_option
-def _logs(screen: Screen, *, name: str, role: str, follow: bool, settings: Path) -> None:
+def _logs(screen: Screen, *, name: str, role: str | None, follow: bool, settings: Path) -> None:
     """Print what a job's pods said to their host; it is little, and never data."""
-    lines = open_board(settings).log(name, role=role, follow=follow)
+    lines = open_board(settings).log(name, role=role or "", follow=follow)
     if screen.as_json:
         screen.result({"job": name, "role": role, "lines": list(lines)})
         return

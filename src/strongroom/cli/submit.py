@@ -158,7 +158,7 @@ def submit(
     if placed is None or placed.flavour == "simulated":
         screen.warn_simulated()
     client = analyst.attest_broker(trusted.url)
-    handed = _Handed(place, broker=trusted.url, settings=settings)
+    handed = Handed(place, broker=trusted.url, settings=settings)
     try:
         client.enrol_member(place.identity_statement())
         if placed is not None and detach:
@@ -208,7 +208,7 @@ def _engine(cluster: str, kind: str) -> str:
     return _ENGINES.get(cluster) or ("spark" if kind == "spark" else "embedded")
 
 
-class _Handed:
+class Handed:
     """Remembers a job in its analyst's home: when it was handed over, and once more when its outputs are known."""
 
     def __init__(self, place: Home, *, broker: str, settings: Path | None) -> None:
@@ -218,10 +218,12 @@ class _Handed:
         self._left: LeftJob | None = None
 
     def remember(self, left: LeftJob) -> None:
+        """Write down a job that was handed over."""
         self._left = left
         self._write([{"name": name} for name in left.outputs])
 
     def finish(self, outputs: Iterable[Mapping[str, Any]]) -> None:
+        """Write down what it left."""
         self._write(outputs)
 
     def _write(self, outputs: Iterable[Mapping[str, Any]]) -> None:

@@ -7,7 +7,7 @@ policy agreed to, encrypted to its own key.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -106,10 +106,13 @@ class Analyst:
         engine: str,
         directory: Path,
         on_event: OnEvent = lambda _name, _facts: None,
+        role: Role = Role.DRIVER,
+        more: Sequence[str] = (),
     ) -> Placement:
         """Start the job's processes on ``host``; nothing started is trusted yet.
 
-        ``directory`` is where they work on this machine; a cluster's settings say where they do there.
+        ``directory`` is where they work on this machine; a cluster's settings say where they do there. ``role``
+        conducts the job, ``more`` is what it is told besides.
         """
 
         def forward(event: PlacementEvent) -> None:
@@ -119,16 +122,25 @@ class Analyst:
         if isinstance(host, JobHost):
             spec = submitted.signed.verify()
             submitted.broker_url = host.broker_url
-            launcher = host.place(spec, job_digest=submitted.digest, engine=engine, on_event=forward)
+            launcher = host.place(spec, job_digest=submitted.digest, engine=engine, on_event=forward, more=more)
         else:
-            launcher = Launcher(host, directory=directory, job_digest=submitted.digest, engine=engine, on_event=forward)
-        if engine != "embedded":
-            launcher.want("worker", submitted.signed.verify().workers)
-        launcher.want("egress", 1)
+            launcher = Launcher(
+                host,
+                directory=directory,
+                job_digest=submitted.digest,
+                engine=engine,
+                on_event=forward,
+                head=role.value,
+                more=more,
+            )
+        if role is Role.DRIVER:
+            if engine != "embedded":
+                launcher.want("worker", submitted.signed.verify().workers)
+            launcher.want("egress", 1)
         started = time.monotonic()
         launcher.start()
         submitted.launcher = launcher
-        submitted.timings["launch-driver"] = time.monotonic() - started
+        submitted.timings[f"launch-{role}"] = time.monotonic() - started
         return launcher
 
     def attest_driver(
@@ -302,14 +314,14 @@ class Analyst:
         on_event("submitted", {"job": submitted.ticket.job_id, "seconds": submitted.timings["submit"]})
         launcher = self.launch(submitted, host=host, engine=engine, directory=directory, on_event=on_event)
         try:
-            left, channel = self._hand_to_driver(submitted, launcher, broker=broker, on_event=on_event)
+            left, channel = self.hand_to_head(submitted, launcher, broker=broker, on_event=on_event)
             remember(left)
             report = self.follow(submitted, channel, on_event=on_event)
         except BaseException as error:  # also Ctrl-C
-            _note_failure(launcher, error)
+            note_failure(launcher, error)
             raise
         else:
-            _note_end(launcher, "done")
+            note_end(launcher, "done")
             return report
         finally:
             launcher.stop()
@@ -334,30 +346,36 @@ class Analyst:
         on_event("submitted", {"job": submitted.ticket.job_id, "seconds": submitted.timings["submit"]})
         launcher = self.launch(submitted, host=host, engine=engine, directory=Path(), on_event=on_event)
         try:
-            leave = _leaving(launcher)
-            left, channel = self._hand_to_driver(submitted, launcher, broker=broker, on_event=on_event)
+            leave = keeping(launcher).leave
+            left, channel = self.hand_to_head(submitted, launcher, broker=broker, on_event=on_event)
             remember(left)
             self._following(submitted, channel, on_event=on_event).until("keys-released")
         except BaseException as error:  # also Ctrl-C
-            _note_failure(launcher, error)
+            note_failure(launcher, error)
             launcher.stop()
             raise
         channel.close()
         leave()
         return left
 
-    def _hand_to_driver(
-        self, submitted: SubmittedJob, launcher: Placement, *, broker: BrokerClient, on_event: OnEvent
+    def hand_to_head(
+        self,
+        submitted: SubmittedJob,
+        launcher: Placement,
+        *,
+        broker: BrokerClient,
+        on_event: OnEvent,
+        role: Role = Role.DRIVER,
     ) -> tuple[LeftJob, AttestedChannel]:
-        """Attest the driver and hand the job over; tell of both."""
-        channel = self.attest_driver(submitted, launcher.start_address)
+        """Attest what conducts the job and hand it over; tell of both."""
+        channel = self.attest_driver(submitted, launcher.start_address, role=role)
         simulated = channel.peer is not None and channel.peer.simulated
-        on_event("driver-attested", {"seconds": submitted.timings["attest-driver"], "simulated": simulated})
+        on_event(f"{role}-attested", {"seconds": submitted.timings[f"attest-{role}"], "simulated": simulated})
         self.hand_over(submitted, channel, broker=broker)
         name = ""
         if isinstance(launcher, Leavable):
             name = launcher.name
-            launcher.note("driver-attested")
+            launcher.note(f"{role}-attested")
             launcher.note("handed-over")
         left = LeftJob(
             job=submitted.ticket.job_id,
@@ -401,22 +419,24 @@ class Analyst:
         return open_result(broker=broker, digest=digest, output=output, locate=locate, key=self.key, kem=self.kem)
 
 
-def _note_end(launcher: Placement, state: str, *, why: str = "") -> None:
+def note_end(launcher: Placement, state: str, *, why: str = "") -> None:
+    """Note how a job ended, where its host keeps a history."""
     if isinstance(launcher, Leavable):
         launcher.note_end(state, why=why)
 
 
-def _note_failure(launcher: Placement, error: BaseException) -> None:
+def note_failure(launcher: Placement, error: BaseException) -> None:
     """Note why a job failed, in the host's words alone: a driver's are for its analyst."""
     if isinstance(error, StrongroomError):
-        _note_end(launcher, "failed", why=error.message if isinstance(error, PlacementError) else error.kind)
+        note_end(launcher, "failed", why=error.message if isinstance(error, PlacementError) else error.kind)
     else:
-        _note_end(launcher, "cancelled", why="its client was interrupted")
+        note_end(launcher, "cancelled", why="its client was interrupted")
 
 
-def _leaving(launcher: Placement) -> Callable[[], None]:
+def keeping(launcher: Placement) -> Leavable:
+    """Return a placement that goes on without its client; raise UsageError if this one cannot."""
     if isinstance(launcher, Leavable):
-        return launcher.leave
+        return launcher
     raise UsageError("this host cannot keep a job without its client", hint="use --cluster k8s")
 
 

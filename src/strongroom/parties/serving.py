@@ -16,13 +16,13 @@ from strongroom.attestation.channel import AttestedChannel
 from strongroom.attestation.roles import Role
 from strongroom.broker.client import BrokerClient
 from strongroom.errors import StrongroomError, TransportError
-from strongroom.jobs.launch import Launcher, TeeHost
-from strongroom.jobs.launch.placement import PlacementEvent
-from strongroom.parties.analyst import Analyst, SubmittedJob
+from strongroom.jobs.launch import JobHost, Leavable, Placement, TeeHost
+from strongroom.parties.analyst import Analyst, Remember, SubmittedJob, keeping, note_end, note_failure
 from strongroom.parties.following import JobReport, OnEvent
 from strongroom.serving.publication import Publication
 
 _START_SECONDS = 120.0
+_END_SECONDS = 15.0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -30,11 +30,17 @@ class RunningEndpoint:
     """An endpoint that serves; ``publication`` is what callers need."""
 
     publication: Publication
-    launcher: Launcher
+    launcher: Placement
     simulated: bool
     _following: threading.Thread | None = None
+    _channel: AttestedChannel | None = None
     _report: list[JobReport] = field(default_factory=list)
     _failure: list[BaseException] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """Return its name on its host, if that keeps it."""
+        return self.launcher.name if isinstance(self.launcher, Leavable) else ""
 
     def wait(self, seconds: float | None = None) -> JobReport | None:
         """Return once the endpoint has ended, None after ``seconds``; raise what ended it, with every reason."""
@@ -46,9 +52,21 @@ class RunningEndpoint:
 
     def stop(self) -> None:
         """End it: requests that were begun are answered, the accounts are closed."""
+        if self._following is not None and self._following.is_alive():
+            self.launcher.dismiss()
+            self._following.join(_END_SECONDS)
+        if self._failure:
+            note_failure(self.launcher, self._failure[0])
+        else:
+            note_end(self.launcher, "done")
         self.launcher.stop()
-        if self._following is not None:
-            self._following.join(_START_SECONDS)
+
+    def leave(self) -> None:
+        """Go away and leave it to its host; raise UsageError if that does not keep it."""
+        launcher = keeping(self.launcher)
+        if self._channel is not None:
+            self._channel.close()
+        launcher.leave()
 
 
 def serve(
@@ -56,44 +74,48 @@ def serve(
     job: Path,
     *,
     broker: BrokerClient,
-    host: TeeHost,
+    host: TeeHost | JobHost,
     directory: Path,
     listen: str = "127.0.0.1:0",
+    address: tuple[str, int] | None = None,
+    leaving: bool = False,
     batch_rows: int = 256,
     batch_wait: float = 0.002,
     on_event: OnEvent = lambda _name, _facts: None,
+    remember: Remember = lambda _left: None,
 ) -> RunningEndpoint:
-    """Return the endpoint of the job in the TOML file ``job`` once it answers; raise what refuses it, with reasons."""
+    """Return the endpoint of the job in the TOML file ``job`` once it answers; raise what refuses it, with reasons.
+
+    ``listen`` is for an endpoint on this machine; another host gives it an address. ``address`` is what is published
+    where callers reach it elsewhere. With ``leaving``, nobody counts on this process to carry callers' connections.
+    """
     submitted = analyst.submit(job, broker=broker)
     on_event("submitted", {"job": submitted.ticket.job_id, "seconds": submitted.timings["submit"]})
-
-    def forward(event: PlacementEvent) -> None:
-        on_event(f"host-{event.kind}", {"role": event.role, **event.detail})
-
-    launcher = Launcher(
-        host,
-        directory=directory,
-        job_digest=submitted.digest,
+    more = ["--batch-rows", str(batch_rows), "--batch-wait", str(batch_wait)]
+    if not isinstance(host, JobHost):
+        more += ["--listen", listen]
+    launcher = analyst.launch(
+        submitted,
+        host=host,
         engine="serving",
-        on_event=forward,
-        head=str(Role.ENDPOINT),
-        more=("--listen", listen, "--batch-rows", str(batch_rows), "--batch-wait", str(batch_wait)),
+        directory=directory,
+        on_event=on_event,
+        role=Role.ENDPOINT,
+        more=more,
     )
-    submitted.launcher = launcher
     try:
-        launcher.start()
-        address = launcher.start_address
-        channel = analyst.attest_driver(submitted, address, role=Role.ENDPOINT)
-        simulated = channel.peer is not None and channel.peer.simulated
-        on_event("endpoint-attested", {"seconds": submitted.timings["attest-endpoint"], "simulated": simulated})
-        analyst.hand_over(submitted, channel, broker=broker)
+        where = address or (keeping(launcher).address_within() if leaving else launcher.start_address)
+        left, channel = analyst.hand_to_head(submitted, launcher, broker=broker, on_event=on_event, role=Role.ENDPOINT)
+        remember(left)
         running = RunningEndpoint(
-            publication=Publication.of(submitted.signed.statement, address=address),
+            publication=Publication.of(submitted.signed.statement, address=where),
             launcher=launcher,
-            simulated=simulated,
+            simulated=left.simulated,
+            _channel=channel,
         )
         _follow(running, analyst, submitted=submitted, channel=channel, on_event=on_event)
-    except BaseException:
+    except BaseException as error:  # also Ctrl-C
+        note_failure(launcher, error)
         launcher.stop()
         raise
     return running
@@ -113,6 +135,8 @@ def _follow(
     def hear(name: str, facts: Mapping[str, Any]) -> None:
         on_event(name, facts)
         if name == "serving":
+            if isinstance(running.launcher, Leavable):
+                running.launcher.note("serving")
             serving.set()
 
     def follow() -> None:

@@ -53,7 +53,7 @@ from strongroom.workload.takeover import accept_each, attest_broker, take_over
 
 CHANNEL_SECONDS: Final = 600.0
 _CLIENT_DEADLINE = 300.0
-_DRAIN_SECONDS = 2.0
+_DRAIN_SECONDS = 5.0  # a cluster kills a pod ten seconds after it asked it to end
 _TURN_SECONDS = 0.5
 _EXIT_REFUSED = 3
 _VERSION_MARK = "{version}"
@@ -281,6 +281,13 @@ class Endpoint:
         self._host.say("failed", kind=error.kind)
         self._tell(failure.pop("type"), **failure)
 
+    def drain(self) -> bool:
+        """Take no new requests and end in order; return False if there is nothing yet that could."""
+        if self._accounts is None:
+            return False
+        self._stopping.set()
+        return True
+
     def close(self) -> None:
         """Answer what was begun, close the accounts, forget everything; whoever calls second waits."""
         with self._closing:
@@ -347,7 +354,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         batcher = Batcher(most_rows=arguments.batch_rows, patience=arguments.batch_wait)
         endpoint = Endpoint(digest=arguments.job_digest, host=line, batcher=batcher)
-        end_on_signal(endpoint.close)
+        end_on_signal(endpoint.close, drain=endpoint.drain)
         return endpoint.conduct((host, int(port)))
     except StrongroomError as error:
         line.say("failed", kind=error.kind, message=error.message)

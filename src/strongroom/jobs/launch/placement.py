@@ -24,6 +24,8 @@ from strongroom.jobs.launch.wishes import Wishes
 if TYPE_CHECKING:
     from strongroom.jobs.spec import JobSpec
 
+HEADS = ("driver", "endpoint")  # the roles that conduct a job: started first, and asked for by nobody
+
 _MAX_LINE = 1 << 16
 _MOST_PORT = 65_535
 _POLL_SECONDS = 0.05
@@ -146,6 +148,10 @@ class Placement(Protocol):
         """Return what the host knows about the end of the driver."""
         ...
 
+    def dismiss(self) -> None:
+        """Ask the first process to end in order, and return at once."""
+        ...
+
     def stop(self) -> None:
         """End everything that was started."""
         ...
@@ -158,6 +164,10 @@ class Leavable(Protocol):
     @property
     def name(self) -> str:
         """Return the job's name on the host."""
+        ...
+
+    def address_within(self) -> tuple[str, int]:
+        """Return where the first process is reached from within the host."""
         ...
 
     def note(self, what: str, **facts: Any) -> None:  # noqa: ANN401  JSON values
@@ -183,9 +193,15 @@ class JobHost(Protocol):
         ...
 
     def place(
-        self, spec: JobSpec, *, job_digest: str, engine: str, on_event: Callable[[PlacementEvent], None]
+        self,
+        spec: JobSpec,
+        *,
+        job_digest: str,
+        engine: str,
+        on_event: Callable[[PlacementEvent], None],
+        more: Sequence[str] = (),
     ) -> Placement:
-        """Return the job's placement, not started yet."""
+        """Return the job's placement, not started yet; ``more`` is what its first process is told besides."""
         ...
 
 
@@ -297,6 +313,11 @@ class Launcher:
             f"the {self._head} {ended}{self._quote(self._head)}",
             hint=f"see {self._directory / 'logs'}; submit the job again",
         )
+
+    def dismiss(self) -> None:
+        """Ask the driver to end in order; what it says until then still arrives."""
+        if self._driver is not None:
+            self._driver.terminate()
 
     def stop(self) -> None:
         """End every process: first politely, after five seconds by force; safe to call twice."""

@@ -24,6 +24,7 @@ from strongroom.jobs.launch.kubernetes.manifests import (
     NAME_ANNOTATION,
     ROLE_LABEL,
 )
+from strongroom.jobs.launch.placement import HEADS
 
 _ALIVE = frozenset({"Pending", "Running", "Unknown", "Ending"})
 _QUIET_LOOKS = 5
@@ -52,8 +53,13 @@ class JobState:
 
     @property
     def phase(self) -> str:
-        """Return how the job stands, which is how its driver stands."""
-        return next((pod.phase for pod in self.pods if pod.role == "driver"), "Gone")
+        """Return how the job stands, which is how its driver stands, or its endpoint."""
+        return self.head.phase if self.head is not None else "Gone"
+
+    @property
+    def head(self) -> PodState | None:
+        """Return the pod that conducts the job, if it is there."""
+        return next((pod for pod in self.pods if pod.role in HEADS), None)
 
 
 class Board:
@@ -83,22 +89,25 @@ class Board:
         """Delete a job's driver, and with it everything that belongs to it; return how it stood before."""
         job = self.job(name)
         self._note_cancel(job.name)
-        drivers = [pod.name for pod in job.pods if pod.role == "driver"]
+        drivers = [pod.name for pod in job.pods if pod.role in HEADS]
         for pod in drivers or [pod.name for pod in job.pods]:
             self._cluster.delete("pods", pod)
         return job
 
-    def log(self, name: str, *, role: str = "driver", follow: bool = False) -> Iterator[str]:
-        """Yield the lines that a job's pods of ``role`` said to their host; none of it is data."""
+    def log(self, name: str, *, role: str = "", follow: bool = False) -> Iterator[str]:
+        """Yield the lines that a job's pods of ``role`` (by default the one that conducts it) said to their host.
+
+        None of it is data.
+        """
         for pod in self.job(name).pods:
-            if pod.role == role:
+            if pod.role == role or (not role and pod.role in HEADS):
                 with self._cluster.follow_log(pod.name, container=CONTAINER, follow=follow) as lines:
                     yield from lines
 
     def histories(self) -> tuple[JobHistory, ...]:
         """Return what happened to every job that is remembered, the newest first."""
         found = [read_history(one) for one in self._cluster.list("configmaps", labels=HISTORY_LABEL)["items"]]
-        kept = {"driver", "keeper"}  # either still has something to say
+        kept = {*HEADS, "keeper"}  # either still has something to say
         alive = {job.name for job in self.jobs() if any(p.phase in _ALIVE for p in job.pods if p.role in kept)}
         settled = [one if one.over or one.name in alive else replace(one, state="lost") for one in found]
         return tuple(sorted(settled, key=lambda one: (one.created, one.name), reverse=True))
@@ -144,7 +153,7 @@ class Board:
 
 
 def _job_state(name: str, pods: Sequence[Mapping[str, Any]]) -> JobState:
-    states = sorted((_pod_state(pod) for pod in pods), key=lambda pod: (pod.role != "driver", pod.role, pod.name))
+    states = sorted((_pod_state(pod) for pod in pods), key=lambda pod: (pod.role not in HEADS, pod.role, pod.name))
     notes = pods[0]["metadata"].get("annotations") or {}
     return JobState(
         name=name,

@@ -27,6 +27,7 @@ _PYTHON = ("python3", "-P", "-s", "-m")
 _ENTRY = {
     "broker": "strongroom.broker",
     "driver": "strongroom.workload.driver",
+    "endpoint": "strongroom.serving",
     "worker": "strongroom.workload.worker",
     "egress": "strongroom.egress",
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from strongroom.jobs.launch.kubernetes.access import find_access
 from strongroom.jobs.launch.kubernetes.api import Cluster
@@ -39,8 +39,14 @@ class KubernetesHost:
         return self.settings.broker
 
     def place(
-        self, spec: JobSpec, *, job_digest: str, engine: str, on_event: Callable[[PlacementEvent], None]
+        self,
+        spec: JobSpec,
+        *,
+        job_digest: str,
+        engine: str,
+        on_event: Callable[[PlacementEvent], None],
+        more: Sequence[str] = (),
     ) -> KubernetesLauncher:
         """Return the job's placement, not started yet."""
-        pods = JobPods(spec=spec, digest=job_digest, engine=engine, settings=self.settings)
+        pods = JobPods(spec=spec, digest=job_digest, engine=engine, settings=self.settings, more=tuple(more))
         return KubernetesLauncher(self.cluster, pods=pods, seed=self._seed, detached=self._detached, on_event=on_event)

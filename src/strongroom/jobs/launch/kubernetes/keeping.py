@@ -45,17 +45,19 @@ class PodKeeper:
         *,
         job: str,
         start_seconds: int,
+        head: str = "driver",
         on_event: Callable[[PlacementEvent], None] = lambda _event: None,
         restarts: int = 4,
         silence: float = _SILENCE_SECONDS,
     ) -> None:
-        self.driver_name = f"{job}-driver"
+        self.driver_name = f"{job}-{head}"
         self.watch = PodWatch(cluster, labels=f"{JOB_LABEL}={job}", on_change=self.wake)
         self.port = 0
         self.finished = threading.Event()  # the driver says that it needs nobody any more
         self.heard_all = threading.Event()  # it ended, and there is nothing more on its log
         self._cluster = cluster
         self._job = job
+        self._head = head
         self._start_seconds = start_seconds
         self._silence = silence
         self._on_event = on_event
@@ -135,7 +137,7 @@ class PodKeeper:
         """Return where other pods reach the driver; raise PlacementError if it has no address."""
         address = str((self.driver() or {}).get("status", {}).get("podIP") or "")
         if not address or not self.port:
-            raise PlacementError("the driver's pod has no address", hint="submit the job again")
+            raise PlacementError(f"the {self._head}'s pod has no address", hint="submit the job again")
         return address, self.port
 
     def driver_end(self) -> PlacementError:
@@ -150,7 +152,9 @@ class PodKeeper:
         quoted = f"; it said: {self._said}" if self._said else ""
         if trouble is None:
             ended = "still runs" if self.running() else "ended"
-            return PlacementError(f"the driver {ended}{quoted}", hint="see `strongroom job logs`; submit the job again")
+            return PlacementError(
+                f"the {self._head} {ended}{quoted}", hint="see `strongroom job logs`; submit the job again"
+            )
         return PlacementError(f"{trouble.sentence}{quoted}", hint=trouble.remedy)
 
     def look_at(self, name: str, role: str, pod: Object | None) -> Trouble | None:
@@ -242,7 +246,7 @@ class PodKeeper:
                     self._said = str(said.get("message") or said.get("kind"))[:_MOST_QUOTED]
         except (KeyError, TypeError, ValueError, OverflowError, RecursionError):
             return
-        self._on_event(PlacementEvent(kind="said", role="driver", detail=said))
+        self._on_event(PlacementEvent(kind="said", role=self._head, detail=said))
         self.wake()
 
     def _keep(self) -> None:

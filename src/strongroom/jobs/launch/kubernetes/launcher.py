@@ -55,6 +55,7 @@ class KubernetesLauncher:
         self._keeper = PodKeeper(
             cluster,
             job=pods.name,
+            head=pods.head,
             start_seconds=pods.settings.start_seconds,
             on_event=self._on_event,
             restarts=restarts,
@@ -88,12 +89,16 @@ class KubernetesLauncher:
     def start_address(self) -> tuple[str, int]:
         """Return where the client reaches the driver; raise PlacementError if it does not run yet."""
         if not self._keeper.port:
-            raise PlacementError("the driver was not started")
+            raise PlacementError(f"the {self._pods.head} was not started")
         if self._pods.settings.reach == "pod-ip":
             return self._keeper.driver_address()
         if self._tunnel is None:
             self._tunnel = self._cluster.open_tunnel(self._keeper.driver_name, self._keeper.port)
         return self._tunnel.address
+
+    def address_within(self) -> tuple[str, int]:
+        """Return where other pods reach the driver."""
+        return self._keeper.driver_address()
 
     def want(self, role: str, count: int) -> None:
         """Make ``count`` pods of ``role`` ahead of the driver's own wish, to save time."""
@@ -103,7 +108,7 @@ class KubernetesLauncher:
     @property
     def processes(self) -> dict[str, list[str]]:
         """Return the pods' names by role."""
-        found: dict[str, list[str]] = {"driver": [self._keeper.driver_name]} if self._driver is not None else {}
+        found: dict[str, list[str]] = {self._pods.head: [self._keeper.driver_name]} if self._driver is not None else {}
         for name, role in self._keeper.members.items():
             found.setdefault(role, []).append(name)
         return found
@@ -139,6 +144,11 @@ class KubernetesLauncher:
             self._tunnel.close()
         self._keeper.close()
 
+    def dismiss(self) -> None:
+        """Ask the driver to end in order; what it says until then still arrives."""
+        with contextlib.suppress(StrongroomError):  # the cluster has forgotten it already
+            self._cluster.delete("pods", self._keeper.driver_name)
+
     def stop(self, *, keep: bool = True) -> None:
         """End every pod; with ``keep``, a driver that ends by itself stays, for its log. Safe to call twice."""
         if keep and self.running():
@@ -166,16 +176,20 @@ class KubernetesLauncher:
     def _start(self, deadline: float) -> tuple[str, int]:
         keeper, simulated = self._keeper, self._pods.settings.flavour == "simulated"
         self._open_history()
-        driver = {"apiVersion": "v1", "kind": "Pod", **self._create(self._pods.driver(), what="make the driver's pod")}
+        driver = {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            **self._create(self._pods.driver(), what=f"make the {self._pods.head}'s pod"),
+        }
         self._driver = driver
         keeper.watch.see(driver)
-        self._on_event(PlacementEvent(kind="started", role="driver", detail={"pod": keeper.driver_name}))
+        self._on_event(PlacementEvent(kind="started", role=self._pods.head, detail={"pod": keeper.driver_name}))
         # The pod waits for the seed to be there, and everything made after it goes when it goes.
         if simulated:
             self._create(self._pods.simulated_platform(self._seed, owner=driver), what="make the platform's config map")
         self._create(self._pods.network_policy(owner=driver), what="make the network policy")
         templates = MemberTemplates.render(self._pods, owner=driver)
-        if self._detached:
+        if self._detached and self._pods.head == "driver":
             settings = json.dumps(self._keeper_settings(templates))
             kept = self._pods.map("keeper", {"keeper.json": settings})
             self._create(owned(kept, driver), what="make the keeper's config map")
@@ -185,7 +199,7 @@ class KubernetesLauncher:
         while not (keeper.port and (keeper.driver() or {}).get("status", {}).get("podIP")):
             self._check_start(until=until, deadline=deadline)
             keeper.sleep()
-        if not self._detached:
+        if not self._detached and self._pods.head == "driver":
             keeper.keep(templates)
         return self.start_address
 
@@ -237,7 +251,7 @@ class KubernetesLauncher:
         if not self.running():
             raise self.driver_end()
         pod = keeper.driver()
-        trouble = keeper.look_at(name, "driver", pod)
+        trouble = keeper.look_at(name, self._pods.head, pod)
         if trouble is not None and trouble.final:
             raise PlacementError(trouble.sentence, hint=trouble.remedy)
         if time.monotonic() > until:

@@ -51,6 +51,17 @@ class JobPods:
     digest: str
     engine: str
     settings: KubernetesSettings
+    more: tuple[str, ...] = ()  # what the head is told besides
+
+    @property
+    def head(self) -> str:
+        """Return the role that conducts the job."""
+        return "endpoint" if self.spec.kind == "serve" else "driver"
+
+    @property
+    def workers(self) -> int:
+        """Return how many workers the job begins with."""
+        return self.spec.workers if self.engine in {"spark", "torch"} else 0
 
     @property
     def name(self) -> str:
@@ -64,11 +75,13 @@ class JobPods:
         return f"{self.settings.directory.rstrip('/')}/{self.name}"
 
     def driver(self) -> Manifest:
-        """Return the driver's pod; every other object of the job belongs to it and goes with it."""
+        """Return the driver's pod, or the endpoint's; every other object of the job belongs to it and goes with it."""
         listen = f"0.0.0.0:{self.settings.driver_port}"
         argv = ["--directory", self.directory, "--engine", self.engine, "--job-digest", self.digest]
-        argv += ["--listen", listen, "--address", "$(POD_IP)"]
-        return self._pod("driver", f"{self.name}-driver", argv, port=self.settings.driver_port)
+        argv += ["--listen", listen, *self.more]
+        if self.head == "driver":
+            argv += ["--address", "$(POD_IP)"]
+        return self._pod(self.head, f"{self.name}-{self.head}", argv, port=self.settings.driver_port)
 
     def member(self, role: str, number: int, *, driver: tuple[str, int], owner: Manifest) -> Manifest:
         """Return the pod of worker or egress ``number``, which proves itself to the driver at that address."""
@@ -77,21 +90,26 @@ class JobPods:
         return owned(self._pod(role, name, [*argv, "--name", name]), owner)
 
     def network_policy(self, *, owner: Manifest) -> Manifest:
-        """Return the policy by which only the job's own pods reach each other; the API server's tunnels come anyway."""
+        """Return the policy by which only the job's own pods reach each other; the API server's tunnels come anyway.
+
+        An endpoint's port is for callers, wherever they are: there it refuses whom the owners do not name.
+        """
         job = {"matchLabels": {JOB_LABEL: self.name}}
         policy: Manifest = {
             "apiVersion": "networking.k8s.io/v1",
             "kind": "NetworkPolicy",
-            "metadata": self._metadata(f"{self.name}-members", role="driver"),
+            "metadata": self._metadata(f"{self.name}-members", role=self.head),
             "spec": {
                 "podSelector": job,
                 "policyTypes": ["Ingress"],
                 "ingress": [{"from": [{"podSelector": job}]}],
             },
         }
-        if self.settings.reach == "pod-ip":  # the client is a pod of the same namespace
+        port = {"port": self.settings.driver_port, "protocol": "TCP"}
+        if self.head == "endpoint":
+            policy["spec"]["ingress"] = [{"ports": [port]}]
+        elif self.settings.reach == "pod-ip":  # the client is a pod of the same namespace
             driver = {"matchLabels": {JOB_LABEL: self.name, ROLE_LABEL: "driver"}}
-            port = {"port": self.settings.driver_port, "protocol": "TCP"}
             policy["spec"]["podSelector"] = driver
             policy["spec"]["ingress"] = [{"from": [{"podSelector": {}}], "ports": [port]}]
         return owned(policy, owner)
@@ -103,7 +121,7 @@ class JobPods:
 
     def map(self, what: str, data: Mapping[str, str], *, labels: Mapping[str, str] | None = None) -> Manifest:
         """Return a config map of the job; nothing in it is secret."""
-        metadata = self._metadata(f"{self.name}-{what}", role="driver")
+        metadata = self._metadata(f"{self.name}-{what}", role=self.head)
         metadata["labels"] |= labels or {}
         return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": dict(data)}
 
@@ -138,8 +156,9 @@ class JobPods:
         driver = self.driver()
         owner = {**driver, "metadata": {**driver["metadata"], "uid": "(the driver pod's uid)"}}
         address = ("(the driver pod's address)", self.settings.driver_port)
-        workers = 0 if self.engine == "embedded" else self.spec.workers
-        roles = [*(("worker", number) for number in range(1, workers + 1)), ("egress", workers + 1)]
+        roles = [*(("worker", number) for number in range(1, self.workers + 1)), ("egress", self.workers + 1)]
+        if self.head == "endpoint":
+            roles, detached = [], False  # it needs no members, so nobody has to keep them
         platform = [self.simulated_platform(seed, owner=owner)] if self.settings.flavour == "simulated" else []
         members = [self.member(role, number, driver=address, owner=owner) for role, number in roles]
         kept = [self.map("keeper", {"keeper.json": "(the templates of the pods below)"}), self.keeper(owner=owner)]

@@ -52,7 +52,10 @@ def follow_left(
 
 
 def _attach(host: KubernetesHost, name: str, attach: Callable[[tuple[str, int]], _Report]) -> _Report:
-    pod = f"{name}-driver"
+    head = Board(host.cluster).job(name).head
+    if head is None:
+        raise TransportError(f"job {name} has no driver any more", hint="see `strongroom job show`")
+    pod = head.name
     port = _listening_port(host.cluster, pod)
     if host.settings.reach == "pod-ip":
         return attach((str(host.cluster.get("pods", pod).get("status", {}).get("podIP") or ""), port))

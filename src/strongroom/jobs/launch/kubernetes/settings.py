@@ -99,8 +99,11 @@ class KubernetesSettings(Form):
         description="how the client reaches the driver: through the API server, or straight from inside the cluster",
         examples=['reach = "pod-ip"'],
     )
-    driver_port: int = Field(default=7077, ge=1024, le=65535, description="where the driver listens in its pod")
+    driver_port: int = Field(
+        default=7077, ge=1024, le=65535, description="where the driver, or an endpoint, listens in its pod"
+    )
     driver: SizeForm = Field(default=SizeForm(), description="the driver's size", examples=["[kubernetes.driver]"])
+    endpoint: SizeForm = Field(default=SizeForm(), description="an endpoint's size", examples=["[kubernetes.endpoint]"])
     egress: SizeForm = Field(default=SizeForm(), description="egress's size", examples=["[kubernetes.egress]"])
     scratch: Quantity = Field(default="1Gi", description="memory file system of one pod", examples=['scratch = "4Gi"'])
     user: int = Field(default=10001, ge=1, le=2**31 - 1, description="the user id in pods; never root")

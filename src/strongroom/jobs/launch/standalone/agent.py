@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from strongroom.errors import RefusedError, StrongroomError, TransportError, UsageError
-from strongroom.jobs.launch.placement import RunningProcess, TeeHost, end_processes, say_lines
+from strongroom.jobs.launch.placement import HEADS, RunningProcess, TeeHost, end_processes, say_lines
 from strongroom.jobs.launch.standalone.line import (
     ALIVE,
     ALIVE_SECONDS,
@@ -29,8 +29,9 @@ from strongroom.jobs.launch.standalone.line import (
 )
 from strongroom.statements import PartyId
 
-ROLES = ("driver", "worker", "egress")
-_ENGINES = ("embedded", "spark")
+ROLES = (*HEADS, "worker", "egress")
+_ENGINES: Mapping[str, Collection[str]] = {"driver": ("embedded", "spark", "torch"), "endpoint": ("serving",)}
+_BATCHING = {"batch-rows": re.compile(r"^[0-9]{1,4}$"), "batch-wait": re.compile(r"^[0-9]{1,4}(\.[0-9]{1,9})?$")}
 _NAME = re.compile(r"^[a-z]{1,16}-?[0-9]{0,9}$")
 _ADDRESS = re.compile(r"^[0-9A-Za-z.:-]{1,255}:[0-9]{1,5}$")
 _MOST_LINES = 64
@@ -248,11 +249,12 @@ class _Session:
         if not directory.is_dir():
             raise _refuse(f"{directory} does not exist on this machine: is it on storage that all machines share?")
         argv = ["--directory", str(directory), "--job-digest", self._job]
-        if role == "driver":
-            if engine not in _ENGINES:
-                raise _refuse(f"no engine is called {engine!r}")
+        if role in HEADS:
+            if engine not in _ENGINES[role]:
+                raise _refuse(f"no engine of a {role} is called {engine!r}")
             own = self._line.own_host
-            return role, [*argv, "--engine", engine, "--listen", f"{own}:0", "--address", own]
+            argv += ["--engine", engine, "--listen", f"{own}:0"]
+            return role, [*argv, *(_batching(said) if role == "endpoint" else ("--address", own))]
         if not _ADDRESS.match(driver):
             raise _refuse(f"{driver!r} is no address of a driver")
         return role, [*argv, "--driver", driver, "--name", name]
@@ -280,6 +282,17 @@ class _Session:
             process = self._processes.get(said.get("id", -1))
         if process is not None:
             (process.kill if said.get("force") is True else process.terminate)()
+
+
+def _batching(said: Mapping[str, Any]) -> list[str]:
+    """Return the endpoint's arguments that say how it batches; raise RefusedError if they are no numbers."""
+    argv = []
+    for option, form in _BATCHING.items():
+        if option in said:
+            if not form.match(str(said[option])):
+                raise _refuse(f"{str(said[option])[:20]!r} is no {option}")
+            argv += [f"--{option}", str(said[option])]
+    return argv
 
 
 def _refuse(why: str) -> RefusedError:

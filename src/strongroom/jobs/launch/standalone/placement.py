@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from strongroom.errors import StrongroomError
-from strongroom.jobs.launch.placement import Launcher, NoRoomError, PlacementError, PlacementEvent
+from strongroom.jobs.launch.placement import HEADS, Launcher, NoRoomError, PlacementError, PlacementEvent
 from strongroom.jobs.launch.standalone.line import ALIVE, ALIVE_SECONDS, SILENCE_SECONDS, ControlLine, connect
 from strongroom.jobs.launch.standalone.settings import HostForm, HostSettings
 from strongroom.jobs.spec import JobSpec
@@ -29,6 +29,7 @@ _START_SECONDS = 30.0
 _DRIVER_SECONDS = 60.0
 _MOST_AT_ONCE = 32
 _MOST_WORDS = 1000
+_TOLD = ("directory", "engine", "driver", "batch-rows", "batch-wait")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +50,7 @@ def choose_host(rooms: Sequence[Room | None], *, role: str) -> int | None:
     open_ = [(places, number) for places, number in free if places > 0]
     if not open_:
         return None
-    if role == "driver":
+    if role in HEADS:
         return open_[0][1]
     return max(open_, key=lambda one: (one[0], -one[1]))[1]
 
@@ -226,22 +227,43 @@ class HostPool:
         return ""
 
     def place(
-        self, spec: JobSpec, *, job_digest: str, engine: str, on_event: Callable[[PlacementEvent], None]
+        self,
+        spec: JobSpec,
+        *,
+        job_digest: str,
+        engine: str,
+        on_event: Callable[[PlacementEvent], None],
+        more: Sequence[str] = (),
     ) -> StandaloneLauncher:
         """Return the job's placement, not started yet."""
-        del spec
-        return StandaloneLauncher(self, job_digest=job_digest, engine=engine, on_event=on_event)
+        head = "endpoint" if spec.kind == "serve" else "driver"
+        return StandaloneLauncher(
+            self, job_digest=job_digest, engine=engine, on_event=on_event, head=head, more=tuple(more)
+        )
 
 
 class StandaloneLauncher(Launcher):
     """One job's processes on lent machines; used as :class:`~strongroom.jobs.launch.placement.Launcher` is."""
 
     def __init__(
-        self, pool: HostPool, *, job_digest: str, engine: str, on_event: Callable[[PlacementEvent], None]
+        self,
+        pool: HostPool,
+        *,
+        job_digest: str,
+        engine: str,
+        on_event: Callable[[PlacementEvent], None],
+        head: str,
+        more: Sequence[str],
     ) -> None:
         self._machines = Machines(pool, job_digest=job_digest, on_event=on_event)
         super().__init__(
-            self._machines, directory=pool.directory, job_digest=job_digest, engine=engine, on_event=on_event
+            self._machines,
+            directory=pool.directory,
+            job_digest=job_digest,
+            engine=engine,
+            on_event=on_event,
+            head=head,
+            more=more,
         )
 
     def start(self, *, deadline: float = _DRIVER_SECONDS) -> tuple[str, int]:
@@ -297,7 +319,7 @@ class Machines:
         del job_digest, stdout, stderr  # the line was opened for this job, and the agent keeps the log there
         given = dict(zip((option.lstrip("-") for option in argv[::2]), argv[1::2], strict=True))
         request = {"role": role, "name": given.get("name", role)}
-        request |= {field: given[field] for field in ("directory", "engine", "driver") if field in given}
+        request |= {field: given[field] for field in _TOLD if field in given}
         full: set[int] = set()
         refusals: dict[int, str] = {}
         while True:
