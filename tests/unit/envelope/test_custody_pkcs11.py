@@ -325,12 +325,13 @@ def test_missing_library_is_said_with_what_to_install(softhsm, monkeypatch):
     assert "hsm" in refused.value.hint
 
 
-def test_token_that_is_gone_is_said_so(softhsm):
+def test_token_that_is_gone_is_said_so_and_hides_no_other(softhsm):
     custody = create_custody(softhsm.uri(token="pulled"), password=pin)
     wrapped = custody.wrap(DataKey.generate(), context=b"c")
     shutil.rmtree(softhsm.files("pulled"))
     with pytest.raises(CustodyError, match="the token pulled"):
         custody.unwrap(wrapped, context=b"c")
+    assert create_custody(softhsm.uri("unharmed", token="others"), password=pin).wrap(DataKey.generate(), context=b"c")
 
 
 def test_token_that_hangs_ends_at_the_deadline(softhsm):

@@ -85,7 +85,7 @@ class Module:
         for slot in self._library.get_slots(token_present=True):
             try:
                 token = slot.get_token()
-            except (pkcs11.TokenNotPresent, pkcs11.TokenNotRecognised, pkcs11.DeviceRemoved):
+            except pkcs11.PKCS11Error:  # removed meanwhile, unknown or broken: the others may be well
                 continue
             if TokenFlag.TOKEN_INITIALIZED in token.flags:
                 found.append(token)
