@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from strongroom.cli.screen import Screen
-from strongroom.cli.verb import home_option, password_option, verb
+from strongroom.cli.verb import custody_password_option, home_option, opening, password_option, verb
 from strongroom.errors import UsageError
 
 
@@ -19,6 +19,8 @@ from strongroom.errors import UsageError
         "strongroom encrypt model/ --files --dataset tumour-model --to encrypted/tumour-model",
         "strongroom encrypt claims.csv --dataset claims --to claims/ \\",
         "    --custody 'openbao://bao.example:8200/transit/claims?ca=ca.pem&token_file=token'",
+        "strongroom encrypt claims.csv --dataset claims --to claims/ \\",
+        "    --custody 'pkcs11:token=clinic;object=claims?module-path=/usr/lib/softhsm/libsofthsm2.so'",
     )
 )
 @click.argument("sources", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path), metavar="SOURCE...")
@@ -32,9 +34,10 @@ from strongroom.errors import UsageError
     "--custody",
     "custody_uri",
     metavar="URI",
-    help="Where the master key is: file:/path/master.key or openbao://host:port/mount/key?..., "
-    "by default the home's own master key.",
+    help="Where the master key is: file:/path/master.key, openbao://host:port/mount/key?... or "
+    "pkcs11:token=NAME;object=KEY?..., by default the home's own master key.",
 )
+@custody_password_option
 @home_option
 @password_option
 def encrypt(
@@ -48,6 +51,7 @@ def encrypt(
     columns: tuple[str, ...],
     nulls: tuple[str, ...],
     custody_uri: str | None,
+    custody_password: Callable[[], bytes] | None,
     home: Path,
     password: Callable[[], bytes],
 ) -> None:
@@ -66,7 +70,8 @@ def encrypt(
 
     place = Home(home)
     owner = Owner.at_home(place, password=password)
-    custody = open_custody(custody_uri or place.default_custody, password=password)
+    uri = custody_uri or place.default_custody
+    custody = open_custody(uri, password=opening(uri, home=place, password=password, other=custody_password))
     with screen.progress(f"encrypt {dataset}") as advance:
         if as_files:
             if len(sources) != 1 or columns or nulls:

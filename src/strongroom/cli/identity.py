@@ -18,6 +18,8 @@ ROLES = ("owner", "analyst", "auditor")
 @verb(
     examples=(
         "strongroom identity --name clinic --role owner",
+        "strongroom identity --name clinic --role owner \\",
+        "    --custody 'pkcs11:token=clinic;object=master?module-path=/usr/lib/softhsm/libsofthsm2.so'",
         "strongroom identity --export clinic.identity.json",
         "strongroom identity --json",
     )
@@ -31,6 +33,12 @@ ROLES = ("owner", "analyst", "auditor")
     metavar="FILE",
     help="Write the public identity, signed, to FILE; give it to those who shall know you.",
 )
+@click.option(
+    "--custody",
+    "home_custody",
+    metavar="URI",
+    help="Seal the new identity under the master key at URI, from `strongroom custody create`, instead of a new file.",
+)
 @home_option
 @new_password_option
 def identity(
@@ -39,13 +47,15 @@ def identity(
     name: str | None,
     role: str | None,
     export: Path | None,
+    home_custody: str | None,
     home: Path,
     password: Callable[[], bytes],
 ) -> None:
     """Make this party's keys, or say who it is.
 
-    With --name and --role, makes a master key and an identity in the home directory, sealed by a password. Without,
-    prints the party id: the name for people, and the fingerprint of the signing key, which alone decides.
+    With --name and --role, makes a master key and an identity in the home directory, sealed by a password; with
+    --custody, an identity sealed by a master key that you have in an HSM or a key service. Without, prints the party
+    id: the name for people, and the fingerprint of the signing key, which alone decides.
     """
     from strongroom.parties.home import Home
 
@@ -53,8 +63,9 @@ def identity(
     if name is not None:
         if role is None:
             raise UsageError("a new identity needs a role", hint=f"add --role: one of {', '.join(ROLES)}")
-        place.create_identity(name, role=role, password=password, now=datetime.now(UTC))
-        screen.say(f"made an identity in {home}; keep a copy of that directory, and the password")
+        place.create_identity(name, role=role, password=password, now=datetime.now(UTC), custody=home_custody)
+        beside = f"the master key at {home_custody}" if home_custody else "the password"
+        screen.say(f"made an identity in {home}; keep a copy of that directory, and {beside}")
     known = place.identity()
     if export is not None:
         place.export_identity(export)

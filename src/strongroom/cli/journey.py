@@ -22,7 +22,20 @@ SECTIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("The journey", ("encrypt", "permit", "register", "submit", "attest", "approve", "fetch", "revoke", "audit")),
     (
         "Around it",
-        ("serve", "proxy", "broker", "unseal", "witness", "worker", "job", "demo", "inspect", "measure", "identity"),
+        (
+            "serve",
+            "proxy",
+            "broker",
+            "unseal",
+            "witness",
+            "worker",
+            "job",
+            "demo",
+            "inspect",
+            "measure",
+            "identity",
+            "custody",
+        ),
     ),
 )
 INTERRUPTED = 130  # what a shell reports for a process that SIGINT ended

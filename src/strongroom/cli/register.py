@@ -8,7 +8,14 @@ from pathlib import Path
 import click
 
 from strongroom.cli.screen import Screen
-from strongroom.cli.verb import broker_option, home_option, password_option, verb
+from strongroom.cli.verb import (
+    broker_option,
+    custody_password_option,
+    home_option,
+    opening,
+    password_option,
+    verb,
+)
 from strongroom.errors import UsageError
 
 
@@ -33,6 +40,13 @@ from strongroom.errors import UsageError
     metavar="JOB/NAME",
     help="DIRECTORY holds this output of a job, which stays inside: make it a dataset of yours.",
 )
+@click.option(
+    "--custody",
+    "custody_uri",
+    metavar="URI",
+    help="Where the master key is reached from here, if not where the manifest says.",
+)
+@custody_password_option
 @broker_option
 @home_option
 @password_option
@@ -42,6 +56,8 @@ def register(
     directory: Path | None,
     policy_file: Path,
     output: str | None,
+    custody_uri: str | None,
+    custody_password: Callable[[], bytes] | None,
     broker: str | None,
     home: Path,
     password: Callable[[], bytes],
@@ -51,6 +67,7 @@ def register(
     DIRECTORY is what `strongroom encrypt` wrote; without it, a registered policy is replaced by a newer one.
     The broker is attested first: the data key leaves this machine only sealed to a broker that proved its measurement.
     """
+    from strongroom.envelope.manifest import read_manifest, verify_manifest
     from strongroom.parties.home import Home
     from strongroom.parties.owner import Owner
     from strongroom.policy import policy_digest, verify_policy
@@ -73,7 +90,9 @@ def register(
         elif directory is None:
             owner.update_policy(policy, broker=client)
         else:
-            owner.register(directory, broker=client, policy=policy, password=password)
+            uri = custody_uri or verify_manifest(read_manifest(directory), owner=owner.key.party).custody
+            opens = opening(uri, home=place, password=password, other=custody_password)
+            owner.register(directory, broker=client, policy=policy, password=opens, custody=custody_uri)
     finally:
         client.close()
     what = "policy replaced" if directory is None else "registered"

@@ -10,14 +10,18 @@ import functools
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from strongroom.cli.screen import Screen
 from strongroom.errors import UsageError
 
+if TYPE_CHECKING:
+    from strongroom.parties.home import Home
+
 _Function = TypeVar("_Function", bound=Callable[..., Any])
+_PASSWORD = "Password"  # noqa: S105  what to call it
 _Decorator = Callable[[_Function], _Function]
 
 
@@ -104,17 +108,64 @@ def broker_option(function: _Function) -> _Function:
     )(function)
 
 
-def password_source(file: Path | None, *, confirm: bool = False) -> Callable[[], bytes]:
-    """Return a function that reads the password from ``file``, or asks for it where a person sits.
+def custody_password_option(function: _Function) -> _Function:
+    """Add ``--custody-password-file``, which becomes ``custody_password``: see :func:`opening`."""
+    return click.option(
+        "--custody-password-file",
+        "custody_password",
+        type=click.Path(dir_okay=False, path_type=Path),
+        callback=lambda _context, _option, value: value and password_source(value),
+        help="Read the password or PIN of a master key that is not the home's own from the first line of FILE.",
+        metavar="FILE",
+    )(function)
 
-    It raises UsageError if the file cannot be read or is empty, or if there is nobody to ask.
+
+def opening(
+    custody: str, *, home: Home, password: Callable[[], bytes], other: Callable[[], bytes] | None
+) -> Callable[[], bytes]:
+    """Return what opens the master key at ``custody``: ``password`` if it is the home's own, else ``other``.
+
+    Without ``other``, the home's password is tried on another file, but never on a token, which it could lock: its PIN
+    is asked for.
+    """
+    if custody == home.default_custody:
+        return password
+    if other is not None:
+        return other
+    if custody.startswith("file:"):
+        return password
+    return password_source(None, asking=lambda: asked_for(custody), instead="--custody-password-file FILE")
+
+
+def asked_for(custody: str) -> str:
+    """Return what to call the secret that opens ``custody`` when a person is asked for it."""
+    if not custody.lower().startswith("pkcs11:"):
+        return _PASSWORD
+    from strongroom.envelope.custody.pkcs11_uri import TokenKey
+
+    return f"PIN of the token {TokenKey.parse(custody).token_name}"
+
+
+def password_source(
+    file: Path | None,
+    *,
+    confirm: bool = False,
+    asking: Callable[[], str] = lambda: _PASSWORD,
+    instead: str = "--password-file FILE",
+) -> Callable[[], bytes]:
+    """Return a function that reads the password from ``file``, or asks for it where a person sits, once.
+
+    ``asking`` says what it is called, ``instead`` how to name a file. It raises UsageError if the file cannot be read
+    or is empty, or if there is nobody to ask.
     """
 
+    @functools.cache
     def ask() -> bytes:
         if file is None:
             if not sys.stdin.isatty():
-                raise UsageError("no terminal to ask for the password", hint="name a file: --password-file FILE")
-            return str(click.prompt("Password", hide_input=True, confirmation_prompt=confirm, err=True)).encode()
+                raise UsageError(f"no terminal to ask for the {_inside(asking())}", hint=f"name a file: {instead}")
+            new = confirm and asking() == _PASSWORD
+            return str(click.prompt(asking(), hide_input=True, confirmation_prompt=new, err=True)).encode()
         try:
             first = file.read_bytes().partition(b"\n")[0].rstrip(b"\r")
         except OSError as error:
@@ -129,11 +180,26 @@ def password_source(file: Path | None, *, confirm: bool = False) -> Callable[[],
 
 
 def _password_file(function: _Function, *, confirm: bool) -> _Function:
+    def source(context: click.Context, _option: click.Parameter, file: Path | None) -> Callable[[], bytes]:
+        return password_source(file, confirm=confirm, asking=lambda: asked_for(_custody_of(context)))
+
     return click.option(
         "--password-file",
         "password",
         type=click.Path(dir_okay=False, path_type=Path),
-        callback=lambda _context, _option, value: password_source(value, confirm=confirm),
+        callback=source,
         help="Read the password from the first line of FILE instead of asking on the terminal.",
         metavar="FILE",
     )(function)
+
+
+def _custody_of(context: click.Context) -> str:
+    """Return the URI of the master key that the password of this verb opens."""
+    from strongroom.parties.home import Home
+
+    named, home = context.params.get("home_custody"), context.params.get("home")
+    return str(named or (Home(home).default_custody if home else ""))
+
+
+def _inside(name: str) -> str:
+    return "password" if name == _PASSWORD else name

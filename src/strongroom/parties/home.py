@@ -93,14 +93,22 @@ class Home:
 
     @property
     def default_custody(self) -> str:
-        """Return the custody URI of the master key that is made with the identity."""
-        return f"file:{quote(str(self.directory.absolute() / 'master.key'))}"
+        """Return the URI of the master key that seals the identity, or of the one that will be made with it."""
+        own = self.directory.absolute() / "master.key"
+        if self._sealed.exists():
+            named = str(self._read_sealed()["custody"])
+            if not named.startswith("file:") or not own.exists():  # a home that was moved has its key where it is now
+                return named
+        return f"file:{quote(str(own))}"
 
-    def create_identity(self, name: str, *, role: str, password: Password, now: datetime) -> Statement:
-        """Make the party's master key and identity, and return the signed public statement.
+    def create_identity(
+        self, name: str, *, role: str, password: Password, now: datetime, custody: str | None = None
+    ) -> Statement:
+        """Make the party's identity, and by default its master key, and return the signed public statement.
 
-        The private keys are sealed under the master key, which ``password`` protects. Raise HomeError if there is one
-        already: an identity is never overwritten, since whatever is sealed to it would be lost.
+        The private keys are sealed under the master key, which ``password`` protects; ``custody`` is the URI of one
+        that there is. Raise HomeError if there is an identity already: it is never overwritten, since whatever is
+        sealed to it would be lost.
         """
         if self.has_identity:
             raise HomeError(
@@ -116,11 +124,13 @@ class Home:
                 hint="use 1 to 63 of a-z, 0-9 and -, beginning with a letter or a digit",
             ) from error
         statement = sign_identity(signing, role=role, kem_public=kem.public, created=now)
-        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         # A master key without an identity was left by a run that was cut off; it is as good as a new one.
-        begun = (self.directory / "master.key").exists()
-        custody = (open_custody if begun else create_custody)(self.default_custody, password=password)
-        sealed = _seal_keys(PartyKeys(signing=signing, kem=kem), custody)
+        begun = custody is not None or (self.directory / "master.key").exists()
+        if custody is None:
+            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        opened = (open_custody if begun else create_custody)(custody or self.default_custody, password=password)
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        sealed = _seal_keys(PartyKeys(signing=signing, kem=kem), opened)
         replace_file(self._sealed, json.dumps(sealed, indent=2).encode(), mode=_PRIVATE)
         replace_file(self._public, statement.encode().encode(), mode=_PRIVATE)
         return statement
@@ -147,16 +157,23 @@ class Home:
     def open_keys(self, password: Password) -> PartyKeys:
         """Return the private keys; raise EnvelopeError if the password or a file is wrong."""
         party = self.identity().party
-        value = self._read_json(self._sealed)
-        if not isinstance(value, dict) or set(value) != _SEALED_FIELDS or value["format"] != _FORMAT:
-            raise self._damaged(self._sealed, f"not {_FORMAT}")
-        custody = open_custody(str(value["custody"]), password=password)
+        value = self._read_sealed()
+        custody = open_custody(self.default_custody, password=password)
         key = custody.unwrap(str(value["wrapped_key"]), context=_context(party))
         plain = unwrap_key(key, str(value["sealed"]), context=_context(party))
         signing = SigningKey.from_seed(plain[:_SEED], name=party.name)
         if signing.party != party:
             raise self._damaged(self._sealed, f"the keys are those of {signing.party}, expected {party}")
         return PartyKeys(signing=signing, kem=KemKey.decode_private(plain[_SEED:]))
+
+    def move_keys(self, custody: str, *, password: Password, new_password: Password) -> None:
+        """Seal the private keys under the master key at the URI ``custody``, in one step; the identity stays the same.
+
+        ``password`` opens the master key that they are under now, ``new_password`` the new one.
+        """
+        keys = self.open_keys(password)
+        sealed = _seal_keys(keys, open_custody(custody, password=new_password))
+        replace_file(self._sealed, json.dumps(sealed, indent=2).encode(), mode=_PRIVATE)
 
     def brokers(self) -> tuple[TrustedBroker, ...]:
         """Return the trusted brokers in the order in which they were named."""
@@ -283,6 +300,12 @@ class Home:
     @property
     def _trust(self) -> Path:
         return self.directory / "trust.json"
+
+    def _read_sealed(self) -> dict[str, Any]:
+        value = self._read_json(self._sealed)
+        if not isinstance(value, dict) or set(value) != _SEALED_FIELDS or value["format"] != _FORMAT:
+            raise self._damaged(self._sealed, f"not {_FORMAT}")
+        return value
 
     def _write_brokers(self, brokers: list[TrustedBroker]) -> None:
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -19,6 +19,7 @@ from strongroom.envelope.hpke import KemKey
 from strongroom.envelope.manifest import (
     Manifest,
     read_manifest,
+    rewrap,
     sign_manifest,
     unwrap_data_key,
     verify_manifest,
@@ -96,6 +97,17 @@ class Owner:
             source, target, dataset=dataset, version=version, owner=self.key, custody=custody, progress=progress
         )
 
+    def move(self, directory: Path, *, old: Custody, new: Custody) -> Manifest:
+        """Put the data key of the dataset in ``directory`` under the master key at ``new`` and sign the next revision.
+
+        No data file is touched. The broker learns of it when the dataset is registered again.
+        """
+        moved = rewrap(
+            verify_manifest(read_manifest(directory), owner=self.key.party), old=old, new=new, owner=self.key
+        )
+        write_manifest(directory, moved)
+        return moved
+
     def permit(self, text: str) -> Statement:
         """Return the data-use policy in the TOML ``text``, signed; raise PolicyError with all that is wrong."""
         return sign_policy(parse_policy_toml(text), self.key)
@@ -144,11 +156,19 @@ class Owner:
             else:
                 return
 
-    def register(self, directory: Path, *, broker: BrokerClient, policy: Statement, password: Password) -> Receipt:
+    def register(
+        self,
+        directory: Path,
+        *,
+        broker: BrokerClient,
+        policy: Statement,
+        password: Password,
+        custody: str | None = None,
+    ) -> Receipt:
         """Enrol the encrypted dataset in ``directory`` with its policy; the data key goes sealed to the broker.
 
-        ``password`` opens the custody that the manifest names. Raise UsageError if policy and dataset do not belong
-        together.
+        ``password`` opens the custody that the manifest names, or ``custody`` if the master key is reached by another
+        URI here. Raise UsageError if policy and dataset do not belong together.
         """
         manifest = verify_manifest(read_manifest(directory), owner=self.key.party)
         permitted = verify_policy(policy)
@@ -158,7 +178,7 @@ class Owner:
                 f"the dataset in {directory} is {self.key.party}'s {manifest.dataset!r}",
                 hint="sign a policy for this dataset with `strongroom permit`",
             )
-        dek = unwrap_data_key(manifest, custody=open_custody(manifest.custody, password=password))
+        dek = unwrap_data_key(manifest, custody=open_custody(custody or manifest.custody, password=password))
         try:
             return broker.register_dataset(manifest.statement, dek, policy, self.key)
         finally:

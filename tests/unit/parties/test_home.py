@@ -137,3 +137,13 @@ def test_finished_jobs_are_found_by_id_and_ids_cannot_leave_the_home(tmp_path: P
         home.recall_job("j2")
     with pytest.raises(UsageError, match="not a job's id"):
         home.recall_job("../identity")
+
+
+def test_home_that_was_moved_still_opens(tmp_path: Path) -> None:
+    """As when it is brought back from a copy: its master key is where the home is now."""
+    made = Home(tmp_path / "before")
+    made.create_identity("clinic", role="owner", password=password, now=NOW)
+    (tmp_path / "before").rename(tmp_path / "after")
+    moved = Home(tmp_path / "after")
+    assert moved.default_custody == f"file:{tmp_path}/after/master.key"
+    assert moved.open_keys(password).signing.party == moved.identity().party

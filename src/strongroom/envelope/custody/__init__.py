@@ -61,7 +61,8 @@ def _route(uri: str, password: Callable[[], bytes], *, create: bool) -> Custody:
             from strongroom.envelope.custody.pkcs11 import Pkcs11Custody
         except ModuleNotFoundError as error:
             raise CustodyError(
-                "a PKCS#11 token needs the library python-pkcs11", hint="pip install 'strongroom[hsm]'"
+                "a PKCS#11 token needs the library python-pkcs11",
+                hint="install the extra hsm, or: pip install 'python-pkcs11>=0.10,<0.11'",
             ) from error
         return Pkcs11Custody.create(uri, password=password) if create else Pkcs11Custody.open(uri, password=password)
     raise CustodyError(

@@ -138,8 +138,8 @@ class OpenBaoCustody:
         """Return the key's latest version; raise CustodyError unless it can only wrap and never leave."""
         facts = self._read_key()
         if facts is None:
-            raise CustodyError(
-                f"there is no key {self.uri}", hint="create it: strongroom encrypt --new-key, or transit"
+            raise AbsentKeyError(
+                f"there is no key {self.uri}", hint="make one: strongroom custody create, or the transit engine"
             )
         wrong = [
             f"{name} is {facts.get(name)!r}, expected {expected!r}"
