@@ -186,7 +186,10 @@ class Statement:
                 signature=_unb64(signature["sig"]),
             )
         except (ValueError, KeyError, TypeError, RecursionError, binascii.Error) as error:
-            raise StatementError("not a signed statement (a DSSE envelope in JSON)") from error
+            raise StatementError(
+                "not a signed statement (a DSSE envelope in JSON)",
+                hint="name the file that was signed: for a policy, what `strongroom permit --to` wrote",
+            ) from error
 
     def open(self, *, kind: str, version: int, signer: VerifyKey | None) -> dict[str, Any]:
         """Return the payload after verifying kind, version and signature.

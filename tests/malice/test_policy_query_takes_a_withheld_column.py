@@ -73,5 +73,5 @@ def test_star_leaves_the_withheld_column_out() -> None:
 
 def test_withheld_column_that_was_not_even_asked_for_is_refused() -> None:
     fused = _fused(("staff", 1, None), withhold=["name"])
-    with pytest.raises(QueryError, match="'name' is in none of the tables"):
+    with pytest.raises(QueryError, match="'name' is not among the columns"):
         check_sql("SELECT name FROM staff", fused, {"staff": ["id", "pay"]})

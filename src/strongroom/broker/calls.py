@@ -209,7 +209,8 @@ def _look(host: str, port: int) -> bytes:
             certificate = line.getpeercert(binary_form=True)
     except OSError as error:
         raise TransportError(
-            f"cannot reach a broker at {host}:{port}: {error}", hint="is it running, and is that its address?"
+            f"cannot reach a broker at {host}:{port}: {error.strerror or error}",
+            hint="is it running, and is that its address?",
         ) from error
     if not certificate:
         raise TransportError(f"what answers at {host}:{port} shows no certificate")

@@ -153,7 +153,8 @@ def _broker(screen: Screen, *, broker: str | None, home: Path) -> None:
         text=(
             f"{trusted.url} is attested",
             f"measurement  {result['measurement']}",
-            f"TCB          {result['tcb_status']}, tier {result['tier']}",
+            f"TCB          {result['tcb_status']}, tier {result['tier']}"
+            + (" (as whatever is simulated)" if trusted.simulated else ""),
         ),
     )
 

@@ -92,6 +92,9 @@ def run(words: Sequence[str]) -> int:
     screen = Screen(as_json="--json" in words)
     try:
         returned = strongroom.main(args=list(words), prog_name="strongroom", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return UsageError.exit_code
     except click.Abort:  # click's word for Ctrl-C and Ctrl-D
         screen.say("interrupted")
         return INTERRUPTED

@@ -308,7 +308,8 @@ def _plan_lines(plan: Mapping[str, Any]) -> list[str]:
 def _process_line(process: Mapping[str, Any]) -> str:
     most = process.get("most", process["count"])
     count = process["count"] if most == process["count"] else f"{process['count']} to {most}"
-    return f"starts {count} {process['role']} in {process['tee']}"
+    tee = "any TEE" if process["tee"] == "any" else process["tee"]
+    return f"starts {count} {process['role']} in {tee}"
 
 
 def tell_event(screen: Screen, name: str, facts: Mapping[str, Any]) -> None:

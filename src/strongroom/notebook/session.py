@@ -56,7 +56,7 @@ class Result:
         return show_table(self.table, title=self.name, facts=facts, simulated=self.report.simulated)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class Session:
     """An analyst at one broker, with a purpose and the datasets that it asks of.
 
@@ -71,6 +71,10 @@ class Session:
     directory: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="strongroom-notebook-")))
     on_event: OnEvent = lambda _name, _facts: None
     _jobs: int = 0
+
+    def __repr__(self) -> str:
+        asked = ", ".join(f"{name} ({', '.join(one.columns)})" for name, one in self.inputs.items())
+        return f"Session({self.analyst.key.party}, for {self.purpose!r}, of {asked})"
 
     def sql(self, text: str) -> Result:
         """Return the result of a SQL query over the inputs; raise RefusedError with every reason of every owner."""

@@ -86,5 +86,5 @@ class Trust:
             raise EvidenceError(
                 f"the {role} measures as {result.measurement}, expected {sorted(expected) or 'nothing: none is known'}",
                 step="reference values",
-                hint="its code is not the published one; compare with `strongroom measure`",
+                hint="its code, or a package that it uses, is not the published one; compare with `strongroom measure`",
             )

@@ -183,7 +183,7 @@ def _judge_column(
             if owners:
                 yield f"column {column.name!r} of {' and '.join(owners)} is withheld or not allowed by its owner"
             else:
-                yield f"column {column.name!r} is in none of the tables, or in several"
+                yield f"column {column.name!r} is not among the columns that the job asks for, or in several tables"
         return
     source = _find_source(scope, column.table)
     if source is None:

@@ -77,7 +77,7 @@ class Attester:
                 f"the endpoint measures as {result.measurement}, expected "
                 f"{sorted(self._measurements) or 'nothing: none is known'}",
                 step="reference values",
-                hint="its code is not the published one; compare with `strongroom measure`",
+                hint="its code, or a package that it uses, is not the published one; compare with `strongroom measure`",
             )
 
 

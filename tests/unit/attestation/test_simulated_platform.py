@@ -20,7 +20,9 @@ import strongroom
 from strongroom.attestation.appraisal import TrustAnchor, Verifier
 from strongroom.attestation.evidence import Evidence, parse_quote
 from strongroom.attestation.memory import CollateralMemory
+from strongroom.attestation.roles import Role
 from strongroom.attestation.simulated import FD_VARIABLE, Faults, SimulatedPlatform, SimulatedTee
+from strongroom.attestation.simulated.measuring import measure, read_tree
 from strongroom.attestation.tee import TeeCapabilityError
 from strongroom.digests import to_text
 from strongroom.errors import EvidenceError, StrongroomError, UsageError
@@ -372,3 +374,25 @@ def test_a_simulated_trust_domain_offers_no_sealing_key_and_no_counter_as_a_real
             ask()
     for call in ("sealing_key", "counter_read", "counter_advance"):
         assert "neither sealing keys nor counters" in enclave.answer({"call": call, "label": "store"})["error"]
+
+
+@pytest.mark.parametrize(
+    ("extra", "measured"), [("learning", True), ("notebook", False), ("hsm", False), ("k8s", False)]
+)
+def test_what_programs_import_is_measured_and_what_parties_use_at_home_is_not(tmp_path, package, extra, measured):
+    """Otherwise an owner who installs what talks to an HSM would no longer trust the broker, nor it open its store."""
+    site, interpreter = tmp_path / "site", tmp_path / "python"
+    interpreter.write_text("any binary")
+    _install(site, "strongroom", f"Requires-Dist: tool; extra == '{extra}'\n")
+    tree = read_tree(package)
+    before = measure(Role.WORKER, tree, interpreter=interpreter, site=site).text("sgx")
+    _install(site, "tool", "")
+    os.utime(site, ns=(0, 0))  # the directory's time is the key of what is remembered of it
+    assert (measure(Role.WORKER, tree, interpreter=interpreter, site=site).text("sgx") != before) is measured
+
+
+def _install(site, name, requires):
+    folder = site / f"{name}-1.0.dist-info"
+    folder.mkdir(parents=True)
+    (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n{requires}")
+    (folder / "RECORD").write_text(f"{name}.py,sha256=abc,3\n")

@@ -57,6 +57,14 @@ def test_help_lists_the_verbs_in_journey_order(capsys: pytest.CaptureFixture[str
     assert [name for name in listed if name in JOURNEY] == JOURNEY
 
 
+@pytest.mark.parametrize("words", [[], ["broker"], ["custody"]])
+def test_nothing_said_shows_what_could_be_said(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(words) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("Usage: strongroom")
+    assert "error" not in told
+
+
 @pytest.mark.parametrize(("name", "command"), every_verb())
 def test_every_verb_has_json_and_examples_that_name_it(name: str, command: click.Command) -> None:
     assert isinstance(command, verbs.Verb), name

@@ -36,7 +36,8 @@ ENTRY = {
 
 _SHARED_PYTHON = re.compile(rb"libpython3\.\d+[a-z]*\.so")
 _ZERO_REGISTER = bytes(48)
-_EXTRAS_LEFT_OUT = ("dev", "demo", "hsm")  # tests, plots and owners' tokens never run inside
+# Tests and plots, and what parties use at home, never run inside: installing it must not change what is measured.
+_EXTRAS_LEFT_OUT = ("dev", "demo", "hsm", "k8s", "notebook", "snp")
 _REQUIREMENT = re.compile(r"^\s*([A-Za-z0-9][A-Za-z0-9._-]*)")
 _EXTRA = re.compile(r"""extra\s*==\s*['"]([^'"]+)['"]""")
 _MUTABLE_RECORDS = ("INSTALLER", "REQUESTED", "RECORD", "direct_url.json")  # how it was installed, not what
