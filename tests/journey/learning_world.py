@@ -171,7 +171,7 @@ def learning_world(
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
-def run_example(world: LearningWorld, name: str, *, engine: str, on_event=None, **policy: object):
+def run_example(world: LearningWorld, name: str, *, engine: str, on_event=None, host=None, **policy: object):
     """Run an example as it stands, but for the parties and places that its job leaves to be filled in."""
     import re
 
@@ -192,7 +192,8 @@ def run_example(world: LearningWorld, name: str, *, engine: str, on_event=None, 
     directory.mkdir(exist_ok=True)
     (directory / "program.py").write_bytes(program)
     (directory / "job.toml").write_text(text)
-    return world.run(directory / "job.toml", engine=engine, on_event=on_event or (lambda _name, _facts: None))
+    on_event = on_event or (lambda _name, _facts: None)
+    return world.run(directory / "job.toml", engine=engine, on_event=on_event, host=host)
 
 
 def plain_example(name: str, tables: Mapping[str, pa.Table], *, spark=None):

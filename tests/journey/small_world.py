@@ -292,12 +292,13 @@ class SmallWorld(World):
         engine: str = "embedded",
         on_event=lambda _name, _facts: None,
         retries: int = 0,
+        host=None,
     ):
         """Run one job from its submission to its end, as the SDK does it."""
         return self.analyst.run(
             job or self.write_job(),
             broker=self.analyst_door(),
-            host=self.platform,
+            host=host or self.platform,
             engine=engine,
             directory=self.job_directory(),
             on_event=on_event,
