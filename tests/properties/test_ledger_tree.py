@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from strongroom.ledger.log import MemoryStore, MerkleLog
-from strongroom.ledger.proofs import ProofError, leaf_hash, verify_consistency, verify_inclusion
+from strongroom.ledger.proofs import ProofError, leaf_hash, tree_root, verify_consistency, verify_inclusion
 
 
 def naive_root(leaves):
@@ -55,6 +55,12 @@ def grown(leaves, pieces):
 
 
 entries = st.lists(st.binary(max_size=6), max_size=70)
+
+
+@pytest.mark.parametrize("size", range(34))
+def test_root_alone_is_that_of_the_naive_tree(size):
+    leaves = [bytes([n]) for n in range(size)]
+    assert tree_root(leaves) == naive_root(leaves) == grown(leaves, []).root
 
 
 def test_every_proof_of_every_small_tree_is_the_naive_one_and_verifies():

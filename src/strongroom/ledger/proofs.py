@@ -46,6 +46,18 @@ def node_hash(left: bytes, right: bytes) -> bytes:
     return hashlib.sha256(b"\x01" + left + right).digest()
 
 
+def tree_root(entries: Sequence[bytes]) -> bytes:
+    """Return the root hash over ``entries`` (RFC 6962 section 2.1) where nothing but the root is wanted."""
+    if not entries:
+        return fold(())
+    level = [hashlib.sha256(b"\x00" + entry).digest() for entry in entries]
+    while len(level) > 1:
+        # A node without a sibling goes up as it is, which is the same tree as one split at powers of two.
+        pairs = zip(level[::2], level[1::2], strict=False)
+        level = [hashlib.sha256(b"\x01" + a + b).digest() for a, b in pairs] + level[len(level) & ~1 :]
+    return level[0]
+
+
 def split(size: int) -> int:
     """Return the largest power of two smaller than ``size`` (at least 2)."""
     return 1 << ((size - 1).bit_length() - 1)

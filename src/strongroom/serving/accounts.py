@@ -18,7 +18,7 @@ from strongroom.broker.workload_session import OpenedWindow
 from strongroom.digests import digest
 from strongroom.errors import LedgerError, RefusedError, StrongroomError, TransportError
 from strongroom.ledger.log import MemoryStore, MerkleLog
-from strongroom.ledger.proofs import leaf_hash, verify_inclusion
+from strongroom.ledger.proofs import leaf_hash, tree_root, verify_inclusion
 from strongroom.policy.fusion import FusedPolicy
 from strongroom.workload.pulse import seconds_now
 
@@ -255,7 +255,8 @@ class Accounts:
         for caller in self._credit:
             self._credit[caller] = opened.allowed.get(caller, 0)
             spent = (frozen or {}).get("spent", {}).get(caller, 0)
-            self._wanted[caller] = min(MOST_WANTED, max(LEAST_CREDIT, 2 * spent))
+            # Who asked a lot a moment ago may soon again: running out of credit costs everybody a trip to the broker.
+            self._wanted[caller] = min(MOST_WANTED, max(LEAST_CREDIT, 2 * spent, self._wanted[caller] // 2))
             if caller in opened.retry_after:
                 self._exhausted[caller] = asked, asked + opened.retry_after[caller]
             else:
@@ -275,7 +276,7 @@ class Accounts:
 def _told(frozen: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "count": len(frozen["leaves"]),
-        "root": base64.b64encode(MerkleLog(MemoryStore()).grow(frozen["leaves"]).root).decode(),
+        "root": base64.b64encode(tree_root(frozen["leaves"])).decode(),
         "callers": frozen["spent"],
         "refused": frozen["refused"],
     }

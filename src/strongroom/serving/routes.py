@@ -38,6 +38,7 @@ class Caller:
         self._model = model
         self._batcher = batcher
         self._accounts = accounts
+        self._infer_path = f"/v2/models/{name}/infer"
 
     @property
     def fingerprint(self) -> str:
@@ -58,6 +59,8 @@ class Caller:
             return explain(describe_defect(error))
 
     def _route(self, request: Request) -> Response:
+        if request.path == self._infer_path and request.method == "POST":  # nearly all that is asked
+            return self._infer(request)
         path = request.path.partition("?")[0].rstrip("/")
         if request.method == "POST" and path == "/v1/chat/completions":
             return answer_chat(self._chat_desk(), request, name=self._name)
