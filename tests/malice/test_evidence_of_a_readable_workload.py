@@ -1,12 +1,16 @@
 """The operator starts the genuine program so that the host can read, migrate or trace it."""
 
 import os
+import struct
 from datetime import UTC, datetime
 
 import pytest
+from quote_writer import ANCHOR as WRITERS_ANCHOR
+from quote_writer import collateral_of, write_quote
 
 from strongroom.attestation.appraisal import AppraisalPolicy, CollateralMemory, TrustAnchor, Verifier
 from strongroom.attestation.evidence import Evidence
+from strongroom.attestation.facts import verify_quote
 from strongroom.attestation.failures import AttributesError, DebugEvidenceError
 from strongroom.attestation.simulated.faults import Faults
 from strongroom.attestation.simulated.pki import Vendor
@@ -51,3 +55,27 @@ def test_the_provisioning_key_is_refused_unless_named() -> None:
     with pytest.raises(AttributesError):
         appraise("sgx", Faults(provision_key=True), AppraisalPolicy())
     assert appraise("sgx", Faults(provision_key=True), AppraisalPolicy(provision_key=True))
+
+
+@pytest.mark.parametrize("version", [4, 5])
+@pytest.mark.parametrize("bit", [0, 1, 2, 3, 4, 5, 6, 7, 8, 26, 29, 32, 61])
+def test_a_domain_that_can_be_read_watched_or_moved_is_refused_whatever_the_policy(version: int, bit: int) -> None:
+    quote = write_quote(version, {120: struct.pack("<Q", 1 << 28 | 1 << bit)})
+    facts = verify_quote(quote, collateral=collateral_of("tdx"), now=NOW, anchor=WRITERS_ANCHOR)
+    assert (facts["verdict"], facts["step"], bool(facts["hint"])) == ("rejected", "attributes", True)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{16: b"\4"}, {19: b"\x80"}, {20: b"\1"}, {96: b"\1"}, {160: b"\1"}, {262: b"\1"}],
+    ids=["MISCSELECT bit 2", "MISCSELECT bit 31", "reserved 1", "reserved 2", "reserved 3", "reserved 4"],
+)
+def test_an_enclave_with_features_nobody_knows_is_refused(changes: dict[int, bytes]) -> None:
+    facts = verify_quote(
+        write_quote(3, changes),
+        collateral=collateral_of("sgx"),
+        now=NOW,
+        anchor=WRITERS_ANCHOR,
+        policy=AppraisalPolicy.leaving_tcb_to_caller(),
+    )
+    assert (facts["accepted"], facts["reasons"][0]["step"]) == (False, "attributes")

@@ -81,9 +81,29 @@ _CAUSES = (
         hint="a service TD is bound to this trust domain and could migrate it; start it without one",
     ),
     _Cause(
+        said=r"TD migration",
+        failure=AttributesError,
+        hint="start the trust domain without MIGRATABLE: its host could move it to another machine",
+    ),
+    _Cause(
+        said=r"TD profiling",
+        failure=AttributesError,
+        hint="start the trust domain without profiling (ICSSD, PERF_PROF, PROF): its host could watch what it does",
+    ),
+    _Cause(
         said=r"Reserved bits",
         failure=AttributesError,
-        hint="this trust domain is migratable, or has attributes that are not known to be safe",
+        hint="the trust domain has attributes that are not known to be safe",
+    ),
+    _Cause(
+        said=r"TEE_TCB_SVN2|current TDX TCB",
+        failure=TcbError,
+        hint="the TDX module that runs now is older than any level the collateral knows: update it",
+    ),
+    _Cause(
+        said=r"TDX module identity",
+        failure=TcbError,
+        hint="the TDX module's signer, attributes or version are not the vendor's; load Intel's own module",
     ),
     _Cause(
         said=r"TCB level|TDX module|TCB status|[Ff]mspc",

@@ -6,7 +6,7 @@ The defaults accept only platforms that are up to date. Pure: claims and a time 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final, Self
@@ -24,14 +24,17 @@ from strongroom.attestation.failures import (
 )
 from strongroom.attestation.genuineness import AnyClaims
 from strongroom.attestation.nitro import NitroClaims, describe_nitro
+from strongroom.attestation.settings import read_setting
 from strongroom.attestation.snp import UNRATED, SnpClaims, describe_snp
-from strongroom.attestation.snp_criteria import object_to_guest, rate_firmware, read_minimum
+from strongroom.attestation.snp_criteria import object_to_guest, rate_firmware
 from strongroom.attestation.tcb import TCB_STATUSES
 from strongroom.errors import EvidenceError, PolicyError
 
 # SGX ATTRIBUTES.FLAGS (Intel SDM vol. 3D, ATTRIBUTES structure). CET, KSS and AEX-Notify only add protection.
 SGX_INIT, SGX_MODE64, SGX_PROVISION_KEY, SGX_EINITTOKEN_KEY = 1 << 0, 1 << 2, 1 << 4, 1 << 5
 SGX_HARMLESS = SGX_INIT | SGX_MODE64 | 1 << 6 | 1 << 7 | 1 << 10
+# MISCSELECT: EXINFO and CPINFO, which tell the enclave alone of its page faults and control protection faults.
+SGX_MISC_HARMLESS = 0b11
 # TD ATTRIBUTES (Intel TDX module specification, TD attributes). LASS and SEPT_VE_DISABLE only add protection.
 TD_HARMLESS = 1 << 27 | 1 << 28
 TD_PROTECTION_KEYS, TD_KEY_LOCKER, TD_PERFMON = 1 << 30, 1 << 31, 1 << 63
@@ -67,8 +70,10 @@ class AppraisalPolicy:
     quoting enclave, may be. ``reference_values``: publishers' values by name, which admit nothing until
     published_values.fill_in has added what they stand for to ``measurements``. ``hardware``: names as in
     :attr:`Claims.hardware_ids`; any one suffices. ``body``: values accepted in fields of the quote's body, both as
-    `strongroom inspect` prints them (mrseam, mrconfigid, mrowner, mrsigner, isvprodid, host_data...). ``smt``,
-    ``dynamic_platform`` and ``cached_keys`` are true for nearly every multi-package server and therefore accepted.
+    `strongroom inspect` prints them (mrseam, mrconfigid, mrowner, mrsigner, isvprodid, host_data...). ``body_minimum``:
+    the least in fields that are numbers (isvsvn, configsvn, guest_svn), so that a workload known by its signer is not
+    rolled back. ``smt``, ``dynamic_platform`` and ``cached_keys`` are true for nearly every multi-package server and
+    therefore accepted.
 
     SEV-SNP: ``snp_minimum`` by processor generation makes a platform UpToDate or OutOfDate, since AMD publishes no
     levels (without one it is Unrated); ``vmpl``: privilege levels accepted; ``unknown_revocation``: accept endorsements
@@ -86,6 +91,7 @@ class AppraisalPolicy:
     measurements: Allowed = field(default=EVERYTHING)
     reference_values: frozenset[str] = frozenset()
     body: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    body_minimum: Mapping[str, int] = field(default_factory=dict)
     smt: bool = True
     dynamic_platform: bool = True
     cached_keys: bool = True
@@ -127,7 +133,7 @@ class AppraisalPolicy:
             document = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
             raise PolicyError(f"the appraisal policy is not TOML: {error}") from error
-        return cls(**dict(_read_setting(name, value) for name, value in document.items()))
+        return cls(**dict(read_setting(name, value) for name, value in document.items()))
 
     def rate(self, claims: AnyClaims) -> str:
         """Return the TCB status of a verified platform: Intel's word, or for AMD's firmware this policy's."""
@@ -243,6 +249,8 @@ class AppraisalPolicy:
         return [
             *_require("the enclave's attributes", report.flags, SGX_INIT | SGX_MODE64, allowed, _SGX_HINT),
             *_require("the enclave's XFRM", report.xfrm, X87_AND_SSE, EXTENDED_STATE, _STATE_HINT),
+            *_require("the enclave's MISCSELECT", report.miscselect, 0, SGX_MISC_HARMLESS, _MISC_HINT),
+            *_require("the report's reserved bytes", int.from_bytes(report.reserved, "little"), 0, 0, _MISC_HINT),
         ]
 
     def _tdx(self, quote: TdxQuote) -> list[EvidenceError]:
@@ -260,13 +268,21 @@ class AppraisalPolicy:
 
     def _identity(self, claims: AnyClaims) -> list[EvidenceError]:
         objections: list[EvidenceError] = []
-        body = _describe(claims) if self.body else {}
+        body = _describe(claims) if self.body or self.body_minimum else {}
         objections += [
             MeasurementError(
                 f"{name} is {body.get(name, 'absent')}, expected {' or '.join(sorted(values)) or 'nothing'}"
             )
             for name, values in self.body.items()
             if str(body.get(name)) not in values
+        ]
+        objections += [
+            MeasurementError(
+                f"{name} is {body.get(name, 'absent')}, at least {least} accepted",
+                hint="an older release of the workload was loaded; start the current one",
+            )
+            for name, least in self.body_minimum.items()
+            if not isinstance(body.get(name), int) or body[name] < least
         ]
         if self.reference_values:
             objections.append(
@@ -293,6 +309,7 @@ class AppraisalPolicy:
 
 
 _SGX_HINT = "an enclave must be initialised, 64-bit, and without the provisioning or launch key"
+_MISC_HINT = "the enclave asks for something that is not known to be safe; build it for MISCSELECT EXINFO at most"
 _TD_HINT = "the trust domain has a feature the policy does not accept (protection_keys, key_locker, perfmon)"
 _STATE_HINT = "start it with the usual extended state: neither tracing (PT, LBR) nor less than x87 and SSE"
 _REMEDIES = {
@@ -302,34 +319,14 @@ _REMEDIES = {
     "TDRelaunchAdvised": "restart the trust domain: the TDX module was updated after it was started",
     "TDRelaunchAdvisedConfigurationNeeded": "restart the trust domain, and change the BIOS settings",
 }
-_MOST_DAYS = 36500
-_DAYS = {
-    "out_of_date_grace_days": "out_of_date_grace",
-    "qe_out_of_date_grace_days": "qe_out_of_date_grace",
-    "collateral_max_age_days": "collateral_max_age",
-}
-_LISTS = frozenset({"statuses", "advisories", "denied_advisories", "hardware", "measurements", "reference_values"})
-_SWITCHES = frozenset(
-    {
-        "smt",
-        "dynamic_platform",
-        "cached_keys",
-        "provision_key",
-        "protection_keys",
-        "key_locker",
-        "perfmon",
-        "unknown_revocation",
-        "unchecked_memory_aliases",
-    }
-)
 
 
 def _require(what: str, bits: int, required: int, allowed: int, hint: str) -> list[EvidenceError]:
     objections: list[EvidenceError] = []
     if bits & required != required:
-        objections.append(AttributesError(f"{what} are {bits:#x}, expected {required:#x} to be set", hint=hint))
+        objections.append(AttributesError(f"{what}: got {bits:#x}, expected {required:#x} to be set", hint=hint))
     if bits & ~allowed:
-        objections.append(AttributesError(f"{what} are {bits:#x}, expected none of {bits & ~allowed:#x}", hint=hint))
+        objections.append(AttributesError(f"{what}: got {bits:#x}, expected none of {bits & ~allowed:#x}", hint=hint))
     return objections
 
 
@@ -353,31 +350,3 @@ def _unrated(accepted: frozenset[str]) -> TcbError:
 
 def _because(advisories: tuple[str, ...]) -> str:
     return f" ({', '.join(advisories)})" if advisories else ""
-
-
-def _read_setting(name: str, value: Any) -> tuple[str, Any]:  # noqa: ANN401  TOML is whatever TOML is
-    is_number = isinstance(value, int) and not isinstance(value, bool)
-    if name in _DAYS and is_number and 0 <= value <= _MOST_DAYS:
-        return _DAYS[name], timedelta(days=value)
-    if name in _LISTS and isinstance(value, list) and all(isinstance(item, str) for item in value):
-        return name, frozenset(value)
-    if (name in _SWITCHES and isinstance(value, bool)) or (name == "minimum_evaluation_number" and is_number):
-        return name, value
-    if name in _TABLES and isinstance(value, dict):
-        return name, {key: _TABLES[name](key, one) for key, one in value.items()}
-    if name == "vmpl" and isinstance(value, list) and all(one in range(4) for one in value):
-        return name, frozenset(value)
-    known = sorted((*_DAYS, *_LISTS, *_SWITCHES, *_TABLES, "minimum_evaluation_number", "vmpl"))
-    raise PolicyError(
-        f"appraisal policy: {name} = {str(value)[:60]!r} is unknown or of the wrong kind",
-        hint=f"keys are {', '.join(known)}",
-    )
-
-
-def _read_body_values(name: str, values: Any) -> frozenset[str]:  # noqa: ANN401  TOML is whatever TOML is
-    if not isinstance(values, list):
-        raise PolicyError(f"appraisal policy: body.{name} is unknown or of the wrong kind", hint="write a list")
-    return frozenset(str(one) for one in values)
-
-
-_TABLES: Mapping[str, Callable[[str, Any], object]] = {"body": _read_body_values, "snp_minimum": read_minimum}

@@ -70,7 +70,7 @@ class PckChain:
 
 @lru_cache(maxsize=512)
 def parse_pck_chain(pem: bytes) -> PckChain:
-    """Return the three certificates of a PEM chain; raise CertificateError or MalformedEvidenceError.
+    """Return the three certificates of a PEM chain, leaf first; raise CertificateError or MalformedEvidenceError.
 
     Pure, and remembered for the last chains: a cluster has few platforms and attests often.
     """
@@ -79,6 +79,9 @@ def parse_pck_chain(pem: bytes) -> PckChain:
         raise CertificateError(
             f"the platform's chain has {len(certificates)} certificates, expected leaf, authority and root"
         )
+    leaf, *authorities = certificates
+    # Early DCAP releases wrote the root before the authority; which is which, each says itself.
+    certificates = (leaf, *sorted(authorities, key=lambda one: one.subject == one.issuer))
     names = [common_name(certificate) for certificate in certificates]
     if "SGX PCK Certificate" not in names[0]:
         raise CertificateError(f"the platform's certificate is named {names[0]!r}, expected '... SGX PCK Certificate'")
