@@ -113,8 +113,8 @@ class SealedBroker:
                 f"the broker at {self._line.url} is to "
                 + ("found a new store" if self.state.founding else "open the store of another ledger")
                 + f", remembered is {remembered[0].origin!r}",
-                hint="its store was emptied or exchanged; if that was agreed, keep "
-                f"{memory.path} as evidence and start a new memory",
+                hint="its store was emptied or exchanged; if that was agreed, move "
+                f"{memory.path} away and keep it as evidence; then a new memory begins",
             )
         info = unseal_info(instance=self._instance, store=self._store, seal=self._seal, party=key.party)
         sealed = seal(self._kem, reveal(contribute(key, store=self._store)), info=info)

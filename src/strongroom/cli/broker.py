@@ -173,10 +173,11 @@ def _interrupt(_number: int, _frame: object) -> None:
 )
 @click.option(
     "--measurements",
-    "file",
+    "files",
+    multiple=True,
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="What `strongroom measure --json` printed.",
+    help="What `strongroom measure --json` printed; repeat it for both releases during an upgrade.",
 )
 @click.option(
     "--collateral",
@@ -196,7 +197,7 @@ def _trust(
     *,
     url: str,
     single: tuple[str, ...],
-    file: Path | None,
+    files: tuple[Path, ...],
     collateral: Path | None,
     simulated_platform: Path | None,
     home: Path,
@@ -222,7 +223,9 @@ def _trust(
             "who shall vouch for the broker: Intel, or a simulated platform?",
             hint="give either --collateral FILE or --simulated-platform DIR",
         )
-    trusted = TrustedBroker(url=parse_broker_url(url), measurements=read_measurements(single, file=file), vendor=vendor)
+    trusted = TrustedBroker(
+        url=parse_broker_url(url), measurements=read_measurements(single, files=files), vendor=vendor
+    )
     Home(home).trust(trusted)
     screen.result(trusted.to_json(), text=(f"trusted: {trusted.url}",))
 

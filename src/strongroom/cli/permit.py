@@ -89,7 +89,7 @@ def permit(
             raise UsageError(f"{policy} exists already", hint="a policy is never overwritten; name another file")
         if dataset is None:
             raise UsageError("a new policy needs a dataset", hint="add --dataset NAME")
-        expected = read_measurements((), file=measurements)
+        expected = read_measurements((), files=[measurements] if measurements else [])
         text = policy_template(
             dataset=dataset,
             owner=Home(home).identity().party,

@@ -95,7 +95,7 @@ class CheckpointMemory:
                 raise RolledBackError(
                     f"the ledger is {ledger.origin!r}, remembered is {known.origin!r}: another key, another history",
                     hint="a broker that lost or replaced its store has another ledger; if that was agreed, "
-                    f"keep {self.path} as evidence and start a new memory",
+                    f"move {self.path} away and keep it as evidence; then a new memory begins",
                 )
             self._hold(signed, last, prove)
             if signed.checkpoint.size > last.checkpoint.size:

@@ -157,7 +157,7 @@ def connect(
     purpose: str,
     inputs: Mapping[str, Mapping[str, Any]],
     broker: str | None = None,
-    password: Callable[[], bytes] = lambda: getpass("password of the master key: ").encode(),
+    password: Callable[[], bytes] = lambda: getpass("password or PIN of the master key: ").encode(),
 ) -> Session:
     """Return a session for the analyst whose home this is; the broker is attested first.
 
@@ -166,8 +166,8 @@ def connect(
     from strongroom.attestation.simulated.platform import SimulatedPlatform
     from strongroom.parties.home import Home
 
-    host = SimulatedPlatform.found_in(Path(platform))
-    place = Home(Path(home))
+    host = SimulatedPlatform.found_in(Path(platform).expanduser())
+    place = Home(Path(home).expanduser())
     trusted = place.broker(broker)
     keys = place.open_keys(password)
     analyst = Analyst(keys.signing, keys.kem, trust=trusted.trust(), memory=place.memory(trusted))

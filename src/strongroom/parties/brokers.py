@@ -127,15 +127,16 @@ class TrustedBroker:
         )
 
 
-def read_measurements(single: Sequence[str], *, file: Path | None) -> dict[Role, frozenset[str]]:
-    """Return the measurements in ``single`` (each ``role=measurement``) and in ``file`` (from `measure --json`)."""
+def read_measurements(single: Sequence[str], *, files: Sequence[Path]) -> dict[Role, frozenset[str]]:
+    """Return the measurements in ``single`` (each ``role=measurement``) and in ``files`` (from `measure --json`)."""
     found: dict[Role, frozenset[str]] = {}
-    if file is not None:
+    for file in files:
         try:
             value = json.loads(file.read_bytes())
         except (ValueError, RecursionError) as error:
             raise TrustSettingsError(f"{file} is not JSON", hint="make it with `strongroom measure --json`") from error
-        found = _parse_measurements(value.get("measurements", value) if isinstance(value, dict) else value)
+        more = _parse_measurements(value.get("measurements", value) if isinstance(value, dict) else value)
+        found |= {role: found.get(role, frozenset()) | values for role, values in more.items()}
     for text in single:
         role, equals, measurement = text.partition("=")
         if not equals:

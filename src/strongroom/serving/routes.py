@@ -92,7 +92,7 @@ class Caller:
     def _route_model(self, path: str, request: Request) -> Response:
         prefix = f"/v2/models/{self._name}"
         if path != prefix and not path.startswith(f"{prefix}/"):
-            raise NotFoundError(f"there is nothing at {path[:80]}", hint=f"the model is at {prefix}")
+            raise NotFoundError(f"there is nothing at {path[:80] or '/'}", hint=f"the model is at {prefix}")
         rest = path[len(prefix) :].strip("/").split("/")
         loaded = self._model.loaded
         if rest[:1] == ["versions"]:

@@ -6,6 +6,7 @@ with a plain run. No job ever runs through here.
 
 from __future__ import annotations
 
+import linecache
 import os
 import shutil
 import tempfile
@@ -23,6 +24,7 @@ from strongroom.workload.engines import as_table
 from strongroom.workload.files import collect_files
 from strongroom.workload.formats import UnsafeFilesError, refuse_files
 
+_NAME = "program.py"  # as in a job
 Output = Any  # an Arrow table, or the bytes of files by name
 
 
@@ -165,8 +167,10 @@ def rehearse(
         raise UsageError("a job cannot rehearse")
     room = RehearsalRoom(tables=tables, files=files or {}, spark=spark)
     inside.enter(room)  # type: ignore[arg-type]  # the part of a room that programs see
+    # A traceback shows the lines of this program, and not those of some other file of that name.
+    linecache.cache[_NAME] = (len(program), None, program.decode(errors="replace").splitlines(keepends=True), _NAME)
     try:
-        exec(compile(program, "program.py", "exec"), {"__name__": "__main__"})  # noqa: S102  the analyst's own program
+        exec(compile(program, _NAME, "exec"), {"__name__": "__main__"})  # noqa: S102  the analyst's own program
     finally:
         inside.leave()
         room.close()

@@ -5,8 +5,12 @@ from types import SimpleNamespace
 import pytest
 
 from strongroom.errors import UsageError
+from strongroom.jobs.spec import JobInput
 from strongroom.notebook.magic import _run
-from strongroom.notebook.session import Session
+from strongroom.notebook.session import Session, connect
+from strongroom.statements import PartyId
+
+PARTY = PartyId(name="lab", fingerprint="0" * 32)
 
 
 @pytest.mark.parametrize("line", ["1result", "class", "a.b", '"unclosed', "name --kind spark", "--session other"])
@@ -20,3 +24,16 @@ def test_a_line_that_cannot_be_is_refused_before_the_job_runs(line):
     session = Unused(analyst=None, broker=None, host=None, purpose="p", inputs={}, directory=None)
     with pytest.raises(UsageError):
         _run(SimpleNamespace(user_ns={"session": session}), line, "select 1")
+
+
+def test_home_and_platform_may_be_named_as_a_shell_names_them(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(UsageError, match=f"{tmp_path}/platform"):
+        connect(home="~/home", platform="~/platform", purpose="p", inputs={})
+
+
+def test_session_says_who_asks_what_for_and_of_what():
+    asked = {"trips": JobInput(owner=PARTY, location="/data", columns=("id", "fare"))}
+    analyst = SimpleNamespace(key=SimpleNamespace(party=PARTY))
+    session = Session(analyst=analyst, broker=None, host=None, purpose="fares", inputs=asked, directory=None)
+    assert repr(session) == f"Session({PARTY}, for 'fares', of trips (id, fare))"

@@ -121,15 +121,23 @@ def test_measurements_come_from_what_measure_printed_and_from_single_ones(tmp_pa
     file.write_text(
         json.dumps({"tee": "sgx", "simulated": True, "measurements": {"broker": ONE, "driver": [ONE, TWO]}})
     )
-    found = read_measurements([f"broker={TWO}"], file=file)
+    found = read_measurements([f"broker={TWO}"], files=[file])
     assert found == {Role.BROKER: {ONE, TWO}, Role.DRIVER: {ONE, TWO}}
+
+
+def test_measurements_of_two_releases_are_both_accepted(tmp_path: Path) -> None:
+    """As during an upgrade; none of two files may be dropped without a word."""
+    files = [tmp_path / "old.json", tmp_path / "new.json"]
+    for file, measurement in zip(files, (ONE, TWO), strict=True):
+        file.write_text(json.dumps({"measurements": {"broker": measurement}}))
+    assert read_measurements([], files=files) == {Role.BROKER: {ONE, TWO}}
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"broker": 1}', '{"broker": [1]}', '"x"'])
 def test_file_without_measurements_is_said_to_be_none(tmp_path: Path, content: str) -> None:
     (tmp_path / "f").write_text(content)
     with pytest.raises(TrustSettingsError):
-        read_measurements([], file=tmp_path / "f")
+        read_measurements([], files=[tmp_path / "f"])
 
 
 @pytest.mark.parametrize(
