@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -52,9 +53,7 @@ def approve(
             ]
             screen.result(
                 {"pending": facts},
-                text=(screen.table("Waiting for your approval", columns, rows),)
-                if rows
-                else ("nothing waits for you",),
+                text=[line for fact in facts for line in _tell(fact)] or ("nothing waits for you",),
             )
             return
         chosen = next((one for one in waiting if one.output_id == output), None)
@@ -70,3 +69,14 @@ def approve(
     finally:
         client.close()
     screen.result({"approved": chosen.output_id, "digest": chosen.digest}, text=(f"approved: {chosen.output_id}",))
+
+
+def _tell(waiting: Mapping[str, Any]) -> Iterator[str]:
+    """Say what waits, line by line: ids and digests are there to be copied and compared, so nothing cuts them."""
+    yield f"{waiting['output']} waits for your approval"
+    for name in ("analyst", "purpose", "program", "recipients", "digest"):
+        yield f"  {name:{len('recipients')}}  {waiting[name]}"
+    for name, fact in waiting["details"].items():
+        if fact not in ("", None, [], {}):
+            yield f"  {name:{len('recipients')}}  {', '.join(map(str, fact)) if isinstance(fact, list) else fact}"
+    yield f"  strongroom approve {waiting['output']}"

@@ -140,7 +140,7 @@ def _attach(
     that the driver sealed to the analyst. Exit codes are those of `strongroom submit`.
     """
     from strongroom.cli.placing import read_settings, recall_left
-    from strongroom.cli.submit import tell_event
+    from strongroom.cli.submit import tell_event, tell_output
     from strongroom.jobs.launch.kubernetes import KubernetesHost
     from strongroom.jobs.launch.kubernetes.returning import follow_left
     from strongroom.parties.analyst import Analyst
@@ -174,7 +174,7 @@ def _attach(
         },
         text=(
             f"job {report.job} is done",
-            *(f"output {output['name']}: strongroom fetch {report.job} {output['name']}" for output in outputs),
+            *(tell_output(report.job, output) for output in outputs),
         ),
     )
 

@@ -196,7 +196,10 @@ def submit(
         },
         text=(
             f"job {report.job} is done",
-            *(f"output {output['name']}: strongroom fetch {report.job} {output['name']}" for output in outputs),
+            *(
+                tell_output(report.job, output, kept=draft.outputs[output["name"]].kind == "kept-files")
+                for output in outputs
+            ),
         ),
     )
 
@@ -310,6 +313,16 @@ def _process_line(process: Mapping[str, Any]) -> str:
     count = process["count"] if most == process["count"] else f"{process['count']} to {most}"
     tee = "any TEE" if process["tee"] == "any" else process["tee"]
     return f"starts {count} {process['role']} in {tee}"
+
+
+def tell_output(job: str, output: Mapping[str, Any], *, kept: bool = False) -> str:
+    """Return what to do to get at an output, and what it waits for; one that is ``kept`` stays inside."""
+    then = f"strongroom fetch {job} {output['name']}"
+    if kept:
+        how = f"strongroom register {output['directory']} --output {output['id']}"
+        then = f"it stays inside; its owner makes it a dataset: {how}"
+    waits = "waits for the owners' approval (strongroom approve), then " if output.get("state") == "pending" else ""
+    return f"output {output['name']}: {waits}{then}"
 
 
 def tell_event(screen: Screen, name: str, facts: Mapping[str, Any]) -> None:
