@@ -6,10 +6,13 @@ finding. ``python tests/fuzz/hunt.py TARGET -max_total_time=3600`` hunts with co
 
 from __future__ import annotations
 
+import base64
 import json
 import struct
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -48,11 +51,14 @@ from strongroom.attestation.simulated.quoting import SgxFacts, TdxFacts, quote_s
 from strongroom.attestation.tokens import TokenService, verify_token
 from strongroom.envelope.custody.pkcs11_uri import TokenKey
 from strongroom.errors import StrongroomError
+from strongroom.parties.evidence_files import read_evidence
+from strongroom.parties.inspection import inspect_path
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 ASKED = bytes(range(64))
 VENDOR = Vendor(b"f" * 32)
 ANCHOR = TrustAnchor(root_der=VENDOR.root_der, simulated=True)
+_IN_MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
 _JWKS = json.dumps({"keys": [{"kid": "a", "kty": "RSA", "n": "AQ" * 170, "e": "AQAB"}]})
 
 
@@ -74,6 +80,16 @@ class Target:
 
 def _text(parse: Callable[[str], object]) -> Callable[[bytes], object]:
     return lambda data: parse(data.decode("utf-8", "surrogateescape"))
+
+
+def _file(data: bytes) -> object:
+    """Show a file as `strongroom inspect` does, and look for evidence in it as `attest verify` does."""
+    with tempfile.NamedTemporaryFile(dir=_IN_MEMORY) as file:
+        file.write(data)
+        file.flush()
+        with suppress(StrongroomError):
+            read_evidence(Path(file.name))
+        return inspect_path(Path(file.name))
 
 
 def _uncached(parse: Callable[..., object]) -> Callable[..., object]:
@@ -199,6 +215,20 @@ def targets() -> Mapping[str, Target]:
             seeds=(
                 b"pkcs11:token=t%20x;object=k;id=%01%FF?module-path=/a.so&pin-source=file:///run/pin",
                 b"pkcs11:model=m;manufacturer=n;serial=1;token=t;id=%41;type=secret-key",
+            ),
+        ),
+        "file": Target(
+            feed=_file,
+            seeds=(
+                sgx,
+                json.dumps({"outblob": base64.b64encode(amd.report()).decode(), "auxblob": table.hex()}).encode(),
+                json.dumps({"a": [azure.decode(), list(sgx)]}).encode(),
+                b"eyJhbGciOiJSUzI1NiIsImtpZCI6ImEifQ.eyJpc3MiOiJpIn0.AAAA",
+                hcl,
+                make_certificate(FORMS[0], lambda _: sgx),
+                VENDOR.pck_chain,
+                f"{sgx.hex()} {tdx[0].hex()}".encode(),
+                b'dataset = "a"\n',
             ),
         ),
         "verdict": Target(feed=_judge, seeds=(sgx, *tdx, amd.report(), azure, _nitro())),

@@ -46,7 +46,8 @@ ROOTS: Final = {
 }
 _WITH_FMC: Final = frozenset({"Turin"})
 _ARC: Final = "1.3.6.1.4.1.3704.1"
-_IA5_STRING, _OCTETS, _HWID_BYTES = 0x16, 0x04, 64
+_IA5_STRING, _OCTETS = 0x16, 0x04
+_HWID_BYTES, _HWID_BYTES_WITH_FMC = 64, 8
 _NEVER: Final = datetime.max.replace(tzinfo=UTC)
 _KEYS: Final = {"SEV-VCEK": "VCEK", "SEV-VLEK": "VLEK"}
 _AUTHORITY: Final = {"VCEK": "SEV-", "VLEK": "SEV-VLEK-"}
@@ -91,7 +92,9 @@ def parse_amd_endorsements(text: str) -> AmdEndorsements:
         raise CollateralError(f"endorsements have {len(text)} characters, at most {MAX_CHARACTERS} expected")
     if not text.strip():
         return AmdEndorsements(certificates=(), crl=None, digest=_digest((), None))
-    if text.lstrip().startswith("-----BEGIN"):
+    if (
+        not text.lstrip().startswith("{") and "-----BEGIN CERTIFICATE" in text
+    ):  # with words around, as openssl writes them
         certificates = _load_pem(text)
         return AmdEndorsements(certificates=certificates, crl=None, digest=_digest(certificates, None))
     try:
@@ -128,20 +131,21 @@ def load_certificate(der: bytes, *, where: str) -> x509.Certificate:
 
 
 def verify_endorsements(
-    endorsements: AmdEndorsements, *, beside: Iterable[bytes] = (), anchor: TrustAnchor, now: datetime
+    endorsements: AmdEndorsements, *, beside: Iterable[bytes] = (), anchor: TrustAnchor, now: datetime, fetch: str = ""
 ) -> EndorsedKey:
     """Return the chip's key, vouched for by the anchor's chain and current at ``now``.
 
     ``beside``: certificates in DER that came with the report, used where the endorsements have none of their kind.
-    A genuine anchor stands for AMD's compiled-in roots. Raise CollateralError if there is no VCEK or VLEK or no
-    usable CRL, CertificateError if the chain does not hold, RevokedError if its authority is revoked.
+    ``fetch`` says where a missing one is to be had. A genuine anchor stands for AMD's compiled-in roots. Raise
+    CollateralError if there is no VCEK or VLEK or no usable CRL, CertificateError if the chain does not hold,
+    RevokedError if its authority is revoked.
     """
     offered = (*endorsements.certificates, *(load_certificate(der, where="certificate table") for der in beside))
     leaf = next((one for one in offered if common_name(one) in _KEYS), None)
     if leaf is None:
         raise CollateralError(
             "no VCEK or VLEK, in the collateral or beside the report",
-            hint="fetch the chip's VCEK from AMD's key distribution service, or ask the cloud for its VLEK",
+            hint=fetch or "fetch the chip's VCEK from AMD's key distribution service, or ask the cloud for its VLEK",
         )
     kind = _KEYS[common_name(leaf)]
     generation = _generation_of(leaf, kind)
@@ -162,7 +166,7 @@ def verify_endorsements(
         generation=generation,
         key=key,
         tcb=_read_tcb(leaf, generation),
-        hwid=_read_hwid(leaf) if kind == "VCEK" else b"",
+        hwid=_read_hwid(leaf, generation) if kind == "VCEK" else b"",
         csp=_read_csp(leaf) if kind == "VLEK" else "",
         expires=min(leaf.not_valid_after_utc, _next_update(endorsements.crl) if endorsements.crl else _NEVER),
         crl_number=number,
@@ -273,12 +277,14 @@ def _read_number(leaf: x509.Certificate, arc: str) -> int:
     return _decode(_extension(leaf, arc), arc).integer(tag=INTEGER, most=255)
 
 
-def _read_hwid(leaf: x509.Certificate) -> bytes:
-    """Return the chip id, which older certificates hold bare and newer ones as an OCTET STRING."""
+def _read_hwid(leaf: x509.Certificate, generation: str) -> bytes:
+    """Return the chip id, which AMD writes bare; an OCTET STRING, as in its specification, is read too."""
     value = _extension(leaf, "4")
-    if len(value) == _HWID_BYTES:
-        return value
-    return _decode(value, "4").expect(_OCTETS).content
+    length = _HWID_BYTES_WITH_FMC if generation in _WITH_FMC else _HWID_BYTES
+    found = value if len(value) == length else _decode(value, "4").expect(_OCTETS).content
+    if len(found) != length:
+        raise CertificateError(f"the chip's certificate names a chip of {len(found)} bytes, {generation} has {length}")
+    return found
 
 
 def _read_csp(leaf: x509.Certificate) -> str:

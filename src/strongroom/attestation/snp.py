@@ -140,7 +140,7 @@ def verify_snp(
     before the report is judged, and may refuse it.
     """
     offered = [der for _, der in report.certificates] + ([beside] if beside else [])
-    endorsed = verify_endorsements(endorsements, beside=offered, anchor=anchor, now=now)
+    endorsed = verify_endorsements(endorsements, beside=offered, anchor=anchor, now=now, fetch=_where_to_fetch(report))
     remember(endorsed)
     _check_key(report, endorsed)
     _verify_signature(report, endorsed.key)
@@ -200,6 +200,24 @@ def generation_of(cpuid: tuple[int, int, int]) -> str:
     """Return the processor generation of family, model and stepping; empty for one that is not known."""
     family, model, _ = cpuid
     return next((name for name, of, models in _MODELS if family == of and model in models), "")
+
+
+def _where_to_fetch(report: SnpReport) -> str:
+    """Return where the certificate of the key that signed a report is to be had, as far as the report says."""
+    if report.signing_key == "VLEK":
+        return (
+            "ask the cloud for the VLEK of this machine: with the report (configfs-tsm: auxblob) or from its metadata"
+        )
+    if not any(report.chip_id):
+        return "the report hides its chip (MASK_CHIP_ID): take the VCEK from beside the report (configfs-tsm: auxblob)"
+    generation = "" if report.cpuid is None else generation_of(report.cpuid)
+    wide = with_fmc(generation)
+    tcb = SnpTcb.read(report.reported_tcb, with_fmc=wide)
+    numbers = [("blSPL", tcb.bootloader), ("teeSPL", tcb.tee), ("snpSPL", tcb.snp), ("ucodeSPL", tcb.microcode)]
+    query = "&".join(f"{name}={number:02d}" for name, number in ([("fmcSPL", tcb.fmc)] if wide else []) + numbers)
+    chip = report.chip_id[:_CHIP_BYTES_OF_TURIN] if wide else report.chip_id
+    doubt = "" if generation else "; if that is a Genoa, write Genoa for Milan: this report does not say which"
+    return f"fetch https://kdsintf.amd.com/vcek/v1/{generation or 'Milan'}/{chip.hex()}?{query}{doubt}"
 
 
 def _check_key(report: SnpReport, endorsed: EndorsedKey) -> None:

@@ -26,9 +26,9 @@ _WIDE = 200
 def inspect(screen: Screen, *, path: Path) -> None:
     """Say what a file is and what it claims.
 
-    Knows quotes, evidence, RA-TLS certificates, boot event logs, collateral, signed documents, checkpoints, dataset
-    directories, copies of a ledger, and policies and jobs in TOML, by their content. It shows claims and proves none:
-    `attest verify` and `audit` do.
+    Knows quotes, reports, evidence, attestation tokens, RA-TLS and other certificates, boot event logs, collateral,
+    signed documents, checkpoints, dataset directories, copies of a ledger, and policies and jobs in TOML, by their
+    content. It shows claims and proves none: `attest verify`, `attest token` and `audit` do.
     """
     from strongroom.parties.inspection import inspect_path
 

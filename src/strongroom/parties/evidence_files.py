@@ -1,7 +1,8 @@
 """Find the evidence in a file that a person names, whatever form it was saved in.
 
-Raw bytes, hexadecimal text (one quote or several), base64, JSON in which a quote stands, RA-TLS certificates, and what
-agents wrap in SCALE. It looks and unpacks; it verifies nothing, and evidence in a protocol never comes through here.
+Raw bytes, hexadecimal text (one quote or several), base64, JSON in which a quote stands, RA-TLS certificates, what
+agents wrap in SCALE, and Open Enclave's reports. It looks and unpacks; it verifies nothing, and evidence in a protocol
+never comes through here.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from strongroom.attestation.failures import MalformedEvidenceError
 from strongroom.errors import EvidenceError, UsageError
 
 MAX_BYTES: Final = 8 << 20
+_JSON: Final = (b"{", b"[", b'"')
 _LEAST_TEXT: Final = 800  # no quote or report is shorter
 _DEPTH: Final = 6
 _HEX: Final = re.compile(rb"(?:0x)?((?:[0-9a-fA-F]{2})+)")
@@ -33,6 +35,10 @@ _BASE64: Final = re.compile(rb"[0-9A-Za-z+/_-]+={0,2}")
 _NUMBERED: Final = re.compile(r"(.+)#(\d+)")
 _LOG_NAMES: Final = ("event_log", "cc_eventlog", "eventlog", "ccel")
 _LOG_MARK: Final = b"Spec ID Event03"
+_OPEN_ENCLAVE: Final = b"\1\0\0\0\2\0\0\0"  # oe_report_header_t: version 1, remote; its size as u64 follows
+_OPEN_ENCLAVE_HEADER: Final = 16
+_TOKEN: Final = re.compile(rb"eyJ[\w-]+\.[\w-]+\.[\w-]*")
+_PARAVISOR: Final = b"HCLA"
 _RESPONSE: Final = bytes(4) + REPORT_BYTES.to_bytes(4, "little") + bytes(24)  # MSG_REPORT_RSP of /dev/sev-guest
 
 
@@ -50,14 +56,15 @@ def read_evidence(path: Path) -> EvidenceFile:
 
     A file in which nothing is recognised is taken for a quote as it is: verification says what is wrong with it. Raise
     UsageError for a file that is not there or holds several quotes and names none, MalformedEvidenceError for JSON or
-    PEM without evidence.
+    PEM without evidence, a token, or a paravisor's report alone.
     """
     place, number = _locate(path)
     with place.open("rb") as stream:
         data = stream.read(MAX_BYTES)
+    _refuse_other_kinds(place, data)
     if looks_like_certificate(data):
         return _from_certificate(place, data)
-    found = _in_json(place, data) if data.lstrip()[:1] in (b"{", b"[", b'"') else _in_bytes(data)
+    found = _in_json(place, data) if data.lstrip()[:1] in _JSON else _in_bytes(data)
     if number is None:
         if len(found) > 1:
             raise UsageError(f"{place} holds {len(found)} quotes", hint=f"name one of them: {place}#0")
@@ -73,9 +80,26 @@ def find_evidence(data: bytes) -> bytes | None:
     return found[0] if found else None
 
 
-def find_in_json(data: bytes) -> tuple[bytes, ...]:
-    """Return every piece of evidence in JSON text, once each and in order; raise ValueError for other text."""
-    return tuple(dict.fromkeys(_walk(json.loads(data), _DEPTH)))
+def find_all(data: bytes) -> tuple[bytes, ...]:
+    """Return every piece of evidence that a file's content is or has in it, once each and in order; none is fine."""
+    if data.lstrip()[:1] not in _JSON:
+        return tuple(one.quote for one in _in_bytes(data) if _is_evidence(one.quote))
+    try:
+        return tuple(dict.fromkeys(_walk(json.loads(data), _DEPTH)))
+    except (ValueError, RecursionError):
+        return ()
+
+
+def find_token(data: bytes) -> bytes | None:
+    """Return the token (a signed JWT) that a file is, or that stands as ``token`` in its JSON; None for another."""
+    text = data.strip()
+    if text[:1] == b"{":
+        try:
+            held = json.loads(text).get("token")
+        except (ValueError, RecursionError):
+            return None
+        text = held.encode(errors="replace") if isinstance(held, str) else b""
+    return text if _TOKEN.fullmatch(text) else None
 
 
 def _locate(path: Path) -> tuple[Path, int | None]:
@@ -84,6 +108,24 @@ def _locate(path: Path) -> tuple[Path, int | None]:
     if not place.is_file():
         raise UsageError(f"{place} is not a file", hint="name a file with a quote, report or evidence in it")
     return place, number
+
+
+def _refuse_other_kinds(place: Path, data: bytes) -> None:
+    """Raise MalformedEvidenceError, with the verb that helps, for what people take for evidence and is none."""
+    if find_token(data) is not None:
+        raise MalformedEvidenceError(
+            field=place.name,
+            got="a token, which is a service's word about evidence",
+            expected="the evidence itself",
+            hint="`strongroom attest token` verifies tokens, `strongroom inspect` shows what one says",
+        )
+    if data.startswith(_PARAVISOR):
+        raise MalformedEvidenceError(
+            field=place.name,
+            got="a paravisor's report alone",
+            expected="JSON with hcl_report, tpm_quote, and vcek or td_quote",
+            hint="without the vTPM's quote nothing binds it to a session; `strongroom inspect` shows what it says",
+        )
 
 
 def _from_certificate(place: Path, data: bytes) -> EvidenceFile:
@@ -114,7 +156,9 @@ def _readings(data: bytes) -> Iterator[bytes]:
     """Return what ``data`` may stand for, the likeliest first: decoded if it is text, itself at last."""
     text = b"".join(data.split())
     if (digits := _HEX.fullmatch(text)) is not None:
-        yield unwrap_scale(bytes.fromhex(digits[1].decode()))
+        raw = bytes.fromhex(digits[1].decode())
+        yield from _without_open_enclave_header(raw)
+        yield unwrap_scale(raw)
     if len(text) >= _LEAST_TEXT and _BASE64.fullmatch(text):
         plain = text.rstrip(b"=").replace(b"-", b"+").replace(b"_", b"/")
         if len(plain) % 4 != 1:
@@ -122,7 +166,14 @@ def _readings(data: bytes) -> Iterator[bytes]:
     stripped = data.strip()
     if data.startswith(_RESPONSE):
         yield data[len(_RESPONSE) : len(_RESPONSE) + REPORT_BYTES]
+    yield from _without_open_enclave_header(data)
     yield stripped if looks_like_azure(stripped) else unwrap_scale(data)
+
+
+def _without_open_enclave_header(data: bytes) -> Iterator[bytes]:
+    body = data[_OPEN_ENCLAVE_HEADER:]
+    if data.startswith(_OPEN_ENCLAVE) and int.from_bytes(data[8:_OPEN_ENCLAVE_HEADER], "little") == len(body):
+        yield body
 
 
 def _is_evidence(data: bytes) -> bool:
@@ -132,12 +183,12 @@ def _is_evidence(data: bytes) -> bool:
 
 
 def _in_json(place: Path, data: bytes) -> list[EvidenceFile]:
-    if looks_like_azure(data.strip()):
-        return [EvidenceFile(quote=data.strip())]
     try:
         body = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise _without_evidence(place, "text that starts as JSON and is not") from error
+    if isinstance(body, dict) and _is_azure(body):
+        return [EvidenceFile(quote=data.strip())]
     try:
         evidence = Evidence.from_json(body)
         return [EvidenceFile(quote=evidence.quote, event_log=evidence.event_log)]
@@ -163,12 +214,7 @@ def _walk(value: Any, depth: int) -> Iterator[bytes]:  # noqa: ANN401  any JSON
     if depth == 0:
         return
     if isinstance(value, dict):
-        text = json.dumps(value).encode()
-        if looks_like_azure(text):
-            yield text
-            return
-        for one in value.values():
-            yield from _walk(one, depth - 1)
+        yield from _walk_object(value, depth)
     elif isinstance(value, list):
         if _is_bytes(value):
             raw = unwrap_scale(bytes(value))
@@ -185,6 +231,30 @@ def _walk(value: Any, depth: int) -> Iterator[bytes]:  # noqa: ANN401  any JSON
                 return
         elif (found := find_evidence(value.encode(errors="replace"))) is not None:
             yield found
+
+
+def _walk_object(value: dict[str, Any], depth: int) -> Iterator[bytes]:
+    if _is_azure(value):
+        yield json.dumps(value).encode()
+    elif isinstance(value.get("outblob"), str):  # configfs-tsm's files in JSON
+        yield from _with_certificates(value["outblob"], value.get("auxblob"))
+    else:
+        for one in value.values():
+            yield from _walk(one, depth - 1)
+
+
+def _with_certificates(report: str, certificates: object) -> Iterator[bytes]:
+    found = find_evidence(report.encode(errors="replace"))
+    if found is None:
+        return
+    text = certificates if isinstance(certificates, str) and looks_like_snp(found) else ""
+    table = next(iter(_readings(text.encode(errors="replace"))), b"") if len(text) >= _LEAST_TEXT else b""
+    yield found + table
+
+
+def _is_azure(value: dict[str, Any]) -> bool:
+    """Say whether this object itself, and not one within it, is an Azure guest's evidence."""
+    return "hcl_report" in value or {"report", "vcek"} <= set(value)
 
 
 def _is_bytes(value: list[Any]) -> bool:

@@ -12,14 +12,17 @@ import json
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from strongroom.attestation.amd_endorsements import load_certificate
 from strongroom.attestation.collateral import parse_collateral
 from strongroom.attestation.evidence import Quote, parse_quote
-from strongroom.attestation.evidence.azure import looks_like_azure
+from strongroom.attestation.evidence.azure import looks_like_azure, parse_hcl_report
 from strongroom.attestation.evidence.event_log import parse_event_log, replay
 from strongroom.attestation.evidence.nitro import looks_like_nitro
+from strongroom.attestation.evidence.pck import parse_certificates
 from strongroom.attestation.evidence.ra_tls import looks_like_certificate, parse_ra_tls
 from strongroom.attestation.evidence.snp import looks_like_snp
 from strongroom.attestation.explain import explain_parsed, explain_quote
@@ -28,7 +31,7 @@ from strongroom.envelope.manifest import MANIFEST_FILE, read_manifest
 from strongroom.errors import EvidenceError, StrongroomError, UsageError
 from strongroom.jobs import SignedJob
 from strongroom.ledger import SignedCheckpoint
-from strongroom.parties.evidence_files import find_evidence, find_in_json
+from strongroom.parties.evidence_files import find_all, find_token
 from strongroom.policy import parse_policy_toml, policy_digest, policy_document
 from strongroom.statements import Statement, StatementError
 
@@ -54,13 +57,14 @@ def inspect_path(path: Path) -> Finding:
     if path.is_dir():
         return _inspect_directory(path)
     data = _read(path)
-    for look in (_parquet, _quote, _event_log, _json, _checkpoint, _toml):
+    for look in (_parquet, _token, _paravisor, _quote, _event_log, _json, _checkpoint, _toml):
         found = look(data)
         if found is not None:
             return found
     raise UnknownContentError(
         f"{path} is nothing that Strongroom knows",
-        hint="it can show quotes, evidence, signed documents, checkpoints, datasets, policies and jobs in TOML",
+        hint="it can show quotes, reports, evidence, tokens, certificates, event logs, collateral, signed documents, "
+        "checkpoints, datasets, policies and jobs in TOML",
     )
 
 
@@ -85,12 +89,71 @@ def _parquet(data: bytes) -> Finding | None:
     return None
 
 
+def _token(data: bytes) -> Finding | None:
+    """Return what a token says; nothing of it is verified, its signature least of all."""
+    token = find_token(data)
+    if token is None:
+        return None
+    try:
+        header, claims = (json.loads(base64.urlsafe_b64decode(part + b"==")) for part in token.split(b".")[:2])
+        times = {name: _time(claims[name]) for name in ("iat", "nbf", "exp") if name in claims}
+        facts = {
+            "verified": False,
+            "issuer": claims.get("iss", claims.get("ear.verifier-id", "")),
+            "algorithm": header.get("alg", ""),
+            "key": header.get("kid", ""),
+            **times,
+            "claims": claims,
+            "hint": "`strongroom attest token` verifies those of Intel Trust Authority and Azure Attestation",
+        }
+    except (ValueError, TypeError, AttributeError, OverflowError, OSError, RecursionError) as error:
+        return Finding(kind="damaged token", facts={"reason": str(error)[:80]})
+    profile = str(claims.get("eat_profile", ""))
+    return Finding(kind="attestation result (EAR)" if "ear" in profile else "token (JWT)", facts=facts)
+
+
+def _time(seconds: float) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%FT%TZ}"
+
+
+def _paravisor(data: bytes) -> Finding | None:
+    """Return an Azure paravisor's report, as it lies in the vTPM, with the hardware's report in it."""
+    if not data.startswith(b"HCLA"):
+        return None
+    try:
+        report = parse_hcl_report(data)
+        hardware = explain_quote(report.hardware) if report.is_snp else {"TDREPORT": report.hardware[:1024].hex()}
+    except EvidenceError as error:
+        return Finding(kind="damaged paravisor's report", facts={"step": error.step, "reason": error.message})
+    facts = {
+        "verified": False,
+        "tee": "azure-snp" if report.is_snp else "azure-tdx",
+        "vtpm_key_bits": report.key[0].bit_length(),
+        "user_data": report.user_data.hex(),
+        "commitment": report.commitment.hex(),
+        "hardware": hardware,
+        "hint": "the evidence is this with the vTPM's quote: JSON with hcl_report, tpm_quote, and vcek or td_quote",
+    }
+    return Finding(kind="paravisor's report (HCL)", facts=facts)
+
+
 def _quote(data: bytes) -> Finding | None:
     if looks_like_certificate(data):
-        return _certificate(data)
-    raw = None if data.lstrip()[:1] in _JSON and not looks_like_azure(data.strip()) else find_evidence(data)
-    if raw is None:
-        return None
+        return _certificate(data) or _plain_certificates(data)
+    found = () if data.lstrip()[:1] in _JSON else find_all(data)
+    return _evidence(found) if found else None
+
+
+def _evidence(found: tuple[bytes, ...]) -> Finding:
+    """Return the one piece of evidence that was found, or a line about each of several."""
+    if len(found) == 1:
+        return _describe(found[0])
+    each = [_describe(one) for one in found]
+    said = [f"{one.kind} {one.facts.get('measurement', one.facts.get('reason', ''))}" for one in each]
+    return Finding(kind=f"{len(found)} pieces of evidence", facts={"hint": "FILE#0 is the first", "found": said})
+
+
+def _describe(raw: bytes) -> Finding:
     if looks_like_azure(raw) or looks_like_nitro(raw):
         return _outline(raw)
     try:
@@ -111,6 +174,24 @@ def _certificate(data: bytes) -> Finding | None:
     facts = describe_certificate(certificate)
     facts["binding"] = certificate.binding(quote.report_data) or "NONE: the quote does not commit to this key"
     return Finding(kind="RA-TLS certificate", facts={**facts, "quote": dict(_describe_quote(quote).facts)})
+
+
+def _plain_certificates(data: bytes) -> Finding | None:
+    """Return certificates without evidence: a platform's chain, or an AMD chip's key."""
+    try:
+        if b"-----BEGIN" in data[:4096]:
+            certificates = parse_certificates(data, where="file")
+        else:
+            certificates = (load_certificate(data, where="file"),)
+    except EvidenceError:
+        return None
+    listed = [
+        f"{one.subject.rfc4514_string()}, by {one.issuer.rfc4514_string()}, valid from "
+        f"{one.not_valid_before_utc:%FT%TZ} to {one.not_valid_after_utc:%FT%TZ}"
+        for one in certificates
+    ]
+    hint = "a certificate proves nothing about a TEE by itself; a VCEK or VLEK is collateral: --collateral FILE"
+    return Finding(kind=f"{len(listed)} certificate{'s'[: len(listed) > 1]}", facts={"found": listed, "hint": hint})
 
 
 def _event_log(data: bytes) -> Finding | None:
@@ -163,7 +244,7 @@ def _json(data: bytes) -> Finding | None:
         lambda: _statement(Statement.decode(data)),
         lambda: _signed_job(data),
         lambda: _collateral(data),
-        lambda: _describe_quote(parse_quote(_only_quote(data))),
+        lambda: _evidence_in_json(data),
     )
     for read in readers:
         try:
@@ -173,9 +254,11 @@ def _json(data: bytes) -> Finding | None:
     return None
 
 
-def _only_quote(data: bytes) -> bytes:
-    (found,) = find_in_json(data)
-    return found
+def _evidence_in_json(data: bytes) -> Finding:
+    found = find_all(data)
+    if not found:
+        raise UnknownContentError("JSON without evidence in it")
+    return _evidence(found)
 
 
 def _collateral(data: bytes) -> Finding:

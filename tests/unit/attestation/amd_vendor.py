@@ -62,8 +62,7 @@ class AmdVendor:
 
     def vcek(self, *, chip: bytes = CHIP, wrapped: bool = False, **tcb: int) -> x509.Certificate:
         chip = chip[:8] if self.generation == "Turin" else chip
-        bare = not wrapped and len(chip) == 64
-        extensions = {**self._numbers(tcb), "4": chip if bare else b"\x04" + bytes([len(chip)]) + chip}
+        extensions = {**self._numbers(tcb), "4": b"\x04" + bytes([len(chip)]) + chip if wrapped else chip}
         return _certify(
             "SEV-VCEK", self.chip_key.public_key(), self.ask, self.keys["ask"], serial=1, extensions=extensions
         )
@@ -98,7 +97,15 @@ class AmdVendor:
         chain = (leaf or self.vcek(), self.ask, self.asvk, self.ark)
         return format_amd_endorsements("".join(one.public_bytes(Encoding.PEM).decode() for one in chain), crl=crl)
 
-    def report(self, *, report_data: bytes = bytes(64), version: int = 3, signed: bool = True, **changes: int) -> bytes:
+    def report(
+        self,
+        *,
+        report_data: bytes = bytes(64),
+        version: int = 3,
+        signed: bool = True,
+        chip: bytes = CHIP,
+        **changes: int,
+    ) -> bytes:
         """Return a signed report; ``changes`` are fields by name, see the body below."""
         field = {
             "policy": 0x30000,
@@ -121,7 +128,7 @@ class AmdVendor:
         body[0xC0:0xE0] = b"H" * 32
         if version >= 3:
             body[0x188:0x18B] = bytes(FMS[self.generation])
-        body[0x1A0:0x1E0] = CHIP
+        body[0x1A0:0x1E0] = chip[:8].ljust(64, b"\0") if self.generation == "Turin" else chip
         body[0x1E8:0x1F0] = bytes((29, 55, 1, 0)) * 2
         if signed:
             r, s = decode_dss_signature(self.chip_key.sign(bytes(body[:0x2A0]), ec.ECDSA(hashes.SHA384())))

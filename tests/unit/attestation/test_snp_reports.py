@@ -60,6 +60,34 @@ def test_a_report_under_a_providers_key_verifies_and_names_the_provider_instead_
     assert judge(MILAN.report(), MILAN.endorsements(MILAN.vlek()))["step"] == "certificates"
 
 
+@pytest.mark.parametrize("generation", AMD)
+def test_the_chip_id_is_read_bare_as_amd_writes_it_and_wrapped_as_amd_specifies_it(generation: str) -> None:
+    amd = AMD[generation]
+    for wrapped in (False, True):
+        facts = judge(amd.report(), amd.endorsements(amd.vcek(wrapped=wrapped)), vendor=amd)
+        assert (facts["verdict"], len(facts["claims"]["platform"]["chip_id"])) == (
+            "verified",
+            16 if generation == "Turin" else 128,
+        )
+    short = amd.vcek(chip=b"abcd", wrapped=True)
+    assert judge(amd.report(), amd.endorsements(short), vendor=amd)["step"] == "certificates"
+
+
+def test_a_missing_certificate_is_named_by_its_address_at_amd() -> None:
+    hint = judge(AMD["Turin"].report(version=5), "", vendor=AMD["Turin"])["hint"]
+    assert hint.startswith("fetch https://kdsintf.amd.com/vcek/v1/Turin/")
+    chip, _, query = hint.rpartition("/")[2].partition("?")
+    assert (len(chip), query.startswith("fmcSPL="), "ucodeSPL=" in query) == (16, True, True)
+    assert "Genoa" in judge(MILAN.report(version=2), "")["hint"]
+    assert "MASK_CHIP_ID" in judge(MILAN.report(chip=bytes(64)), "")["hint"]
+
+
+def test_certificates_in_pem_may_have_words_around_them() -> None:
+    chain = (MILAN.vcek(), MILAN.ask)
+    pem = "".join(f"# a chain\nsubject=CN = any\n{one.public_bytes(Encoding.PEM).decode()}" for one in chain)
+    assert judge(MILAN.report(), pem)["verdict"] == "verified"
+
+
 def test_the_chips_certificate_may_come_beside_the_report() -> None:
     table = certificate_table(
         [

@@ -10,6 +10,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "attestation"))
 
+from amd_vendor import AmdVendor, certificate_table
+from azure_guest import evidence, hcl_report, runtime_data
+from cryptography.hazmat.primitives.serialization import Encoding
 from ra_tls_maker import FORMS, make_certificate
 
 from strongroom.attestation.failures import MalformedEvidenceError
@@ -97,3 +100,91 @@ def test_what_is_not_recognised_is_left_to_the_verifier_as_it_is(tmp_path: Path)
 def test_a_file_that_is_not_there_is_a_usage_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is not a file"):
         read_evidence(tmp_path / "nothing")
+
+
+def open_enclave(quote: bytes) -> bytes:
+    return (1).to_bytes(4, "little") + (2).to_bytes(4, "little") + len(quote).to_bytes(8, "little") + quote
+
+
+@pytest.mark.parametrize("form", ["raw", "hex"])
+def test_a_quote_is_found_in_an_open_enclave_report(tmp_path: Path, form: str) -> None:
+    content = open_enclave(SGX)
+    (tmp_path / "file").write_bytes(content.hex().encode() if form == "hex" else content)
+    assert read_evidence(tmp_path / "file").quote == SGX
+    (tmp_path / "cut").write_bytes(content[:-1])
+    assert read_evidence(tmp_path / "cut").quote == content[:-1]
+
+
+def test_a_report_and_its_certificates_are_found_in_what_configfs_tsm_wrote(tmp_path: Path) -> None:
+    amd = AmdVendor("Genoa")
+    table = certificate_table([("63da758d-e664-4564-adc5-f4b93be8accd", amd.vcek().public_bytes(Encoding.DER))])
+    report = amd.report(version=5)
+    body = {"provider": "sev_guest\n", "outblob": url(report), "auxblob": url(table)}
+    (tmp_path / "file").write_text(json.dumps(body))
+    assert read_evidence(tmp_path / "file").quote == report + table
+    assert inspect_path(tmp_path / "file").facts["quoting_enclave"]["certificates"] == ["vcek"]
+    (tmp_path / "alone").write_text(json.dumps({"outblob": body["outblob"]}))
+    assert inspect_path(tmp_path / "alone").kind == "SNP report"
+
+
+def url(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).decode().rstrip("=")
+
+
+def test_an_azure_guests_evidence_is_found_inside_another_object(tmp_path: Path) -> None:
+    inner = json.loads(evidence(AmdVendor("Milan"), asked=bytes(range(64))))
+    (tmp_path / "file").write_text(json.dumps({"platform": "az-snp", "evidence": inner}))
+    assert json.loads(read_evidence(tmp_path / "file").quote) == inner
+    assert inspect_path(tmp_path / "file").kind == "azure-snp evidence"
+
+
+def test_several_quotes_in_one_file_are_listed(tmp_path: Path) -> None:
+    for name, content in (("hex", f"{SGX.hex()}\n{TDX.hex()}\n"), ("json", json.dumps([SGX.hex(), TDX.hex()]))):
+        (tmp_path / name).write_text(content)
+        found = inspect_path(tmp_path / name)
+        assert found.kind == "2 pieces of evidence"
+        assert [one.split()[0] for one in found.facts["found"]] == ["SGX", "TDX"]
+
+
+TOKEN = (
+    ".".join(url(json.dumps(one).encode()) for one in ({"alg": "RS256", "kid": "k"}, {"iss": "i", "exp": 1})) + ".c2ln"
+)
+
+
+@pytest.mark.parametrize("content", [TOKEN, f"{TOKEN}\n", json.dumps({"token": TOKEN})])
+def test_a_token_is_shown_and_never_taken_for_evidence(tmp_path: Path, content: str) -> None:
+    (tmp_path / "file").write_text(content)
+    found = inspect_path(tmp_path / "file")
+    assert (found.kind, found.facts["verified"], found.facts["exp"]) == ("token (JWT)", False, "1970-01-01T00:00:01Z")
+    with pytest.raises(MalformedEvidenceError) as refusal:
+        read_evidence(tmp_path / "file")
+    assert "attest token" in refusal.value.hint
+
+
+@pytest.mark.parametrize("content", ["eyJ.e.", "eyJhIjoxfQ.W10.", "eyJhIjoxfQ.eyJleHAiOiJ4In0.", f"{TOKEN[:-40]}"])
+def test_a_damaged_token_is_called_damaged_or_nothing(tmp_path: Path, content: str) -> None:
+    (tmp_path / "file").write_text(content)
+    try:
+        assert inspect_path(tmp_path / "file").kind == "damaged token"
+    except UsageError:
+        return
+
+
+def test_a_paravisors_report_alone_is_shown_with_what_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(hcl_report(AmdVendor("Milan").report(), runtime_data(user_data=bytes(64))))
+    found = inspect_path(tmp_path / "file")
+    assert (found.kind, found.facts["verified"], found.facts["hardware"]["tee"]) == (
+        "paravisor's report (HCL)",
+        False,
+        "snp",
+    )
+    with pytest.raises(MalformedEvidenceError, match="a paravisor's report alone"):
+        read_evidence(tmp_path / "file")
+
+
+def test_certificates_without_evidence_are_shown_as_such(tmp_path: Path) -> None:
+    chain = AmdVendor("Turin").vcek().public_bytes(Encoding.DER)
+    for name, content, many in (("vcek", chain, "1 certificate"), ("chain", VENDOR.pck_chain, "3 certificates")):
+        (tmp_path / name).write_bytes(content)
+        found = inspect_path(tmp_path / name)
+        assert (found.kind, "proves nothing" in found.facts["hint"]) == (many, True)

@@ -166,7 +166,7 @@ def _read_header(reader: FieldReader) -> QuoteHeader:
             field="quote.header.version",
             got=str(header.version),
             expected="3 (SGX), 4 or 5 (TDX)",
-            hint="this is not an SGX or TDX DCAP quote",
+            hint="this is not an SGX or TDX DCAP quote; `strongroom inspect` says what a file is",
         )
     tee_type = SGX_TEE_TYPE if header.version == _SGX else TDX_TEE_TYPE
     if header.tee_type != tee_type:
