@@ -134,5 +134,5 @@ def test_person_is_asked_for_the_pin_of_the_token_by_its_name(
     asked = []
     monkeypatch.setattr("sys.stdin.isatty", lambda: True)
     monkeypatch.setattr("click.prompt", lambda text, **more: asked.append((text, more)) or "vault-4711")
-    assert run(["custody", "create", softhsm.uri("asked", token="shops")]) == 0
-    assert [(text, more["confirmation_prompt"]) for text, more in asked] == [("PIN of the token shops", False)]
+    assert run(["custody", "create", softhsm.uri("asked", token="persons")]) == 0
+    assert [(text, more["confirmation_prompt"]) for text, more in asked] == [("PIN of the token persons", False)]

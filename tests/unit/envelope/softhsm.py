@@ -8,7 +8,7 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[3]
 PIN = b"vault-4711"
-TOKENS = ("owners", "others", "weakened", "guarded", "pulled", "shops", "cards")
+TOKENS = ("owners", "others", "weakened", "guarded", "pulled", "shops", "cards", "persons")
 
 
 def find_module() -> Path:

@@ -161,6 +161,11 @@ def test_address_that_is_none_is_refused(uri):
     assert "file:/" in refused.value.hint
 
 
+def test_dataset_whose_key_is_the_brokers_has_no_custody():
+    with pytest.raises(CustodyError, match="stays with the broker"):
+        open_custody("release:", password=password)
+
+
 def test_wrapped_key_is_bound_to_its_context_and_master_key(original, tmp_path):
     wrapped = original[1].wrap(DataKey.generate(), context=b"d@1")
     for broken, context in (

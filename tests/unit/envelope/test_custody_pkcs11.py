@@ -364,6 +364,24 @@ def test_token_that_hangs_ends_at_the_deadline(softhsm):
     assert first.endswith("True")
 
 
+def test_token_that_cannot_do_what_is_needed_is_refused_before_it_gets_a_pin(softhsm, tmp_path):
+    settings = tmp_path / "softhsm2.conf"
+    settings.write_text(softhsm.settings.read_text() + "slots.mechanisms = CKM_AES_KEY_GEN\n")
+    program = f"""
+        from strongroom.envelope.custody import CustodyError, create_custody
+        try:
+            create_custody({softhsm.uri(token="guarded")!r}, password=lambda: 1 / 0)
+        except CustodyError as error:
+            print(error.message)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        capture_output=True, text=True, timeout=60, check=True,
+        env=softhsm.environment | {"SOFTHSM2_CONF": str(settings)},
+    )  # fmt: skip
+    assert done.stdout == "the token guarded does not do CKM_AES_GCM\n"
+
+
 def test_token_that_takes_a_nonce_of_its_own_wraps_nothing(custody, monkeypatch):
     """Some HSMs ignore the nonce they are given: what they seal would never open again."""
     from strongroom.envelope.custody import pkcs11 as module

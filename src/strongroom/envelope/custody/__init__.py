@@ -52,6 +52,11 @@ def _route(uri: str, password: Callable[[], bytes], *, create: bool) -> Custody:
         from strongroom.envelope.custody.file import FileCustody
 
         return FileCustody.create(uri, password=password) if create else FileCustody.open(uri, password=password)
+    if scheme == "release":
+        raise CustodyError(
+            "no owner's master key wraps the key of this dataset: it came from a job, and stays with the broker",
+            hint="a dataset that a job left is registered with `strongroom register --output`",
+        )
     if scheme in {"openbao", "vault"}:
         from strongroom.envelope.custody.openbao import OpenBaoCustody
 

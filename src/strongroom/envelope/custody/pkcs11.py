@@ -69,6 +69,7 @@ class Pkcs11Custody:
         self._deadline = deadline
         self._module: Module = load_module(key.module)
         self._token: Token = find_token(self._module, key, deadline=deadline)
+        self._check_mechanisms()  # before a PIN is spent on a token that is no use
         self._session: Session = log_in(self._module, self._token, key, password=password, deadline=deadline)
 
     @classmethod
@@ -142,6 +143,16 @@ class Pkcs11Custody:
         if len(plain) != KEY_BYTES:
             raise CustodyError(f"{self.uri} returned something that is not a data key")
         return DataKey(plain)
+
+    def _check_mechanisms(self) -> None:
+        """Raise CustodyError unless the token says that it makes AES keys and does AES-GCM."""
+        able = self._call("asking what it does", self._token.slot.get_mechanisms)
+        missing = [one.name for one in (Mechanism.AES_KEY_GEN, Mechanism.AES_GCM) if one not in able]
+        if missing:
+            raise CustodyError(
+                f"the token {self._key.token_name} does not do {' and '.join(f'CKM_{name}' for name in missing)}",
+                hint="take a token that does, or another custody",
+            )
 
     def _find_key(self) -> SecretKey:
         """Return the one key that the address names; raise CustodyError unless it can wrap, and can never leave."""
