@@ -28,11 +28,14 @@ Tensors = list[torch.Tensor]
 class StrongroomWork(dist._Work):  # type: ignore[misc]  # torch has no types here
     """A call that is waited for in Python by :meth:`wait`, in C++ (DDP's reducer) by its future."""
 
-    def __init__(self, call: Callable[[], Tensors]) -> None:
+    def __init__(self, call: Callable[[], Tensors], *, devices: Sequence[torch.device]) -> None:
         super().__init__()
         self._call: Callable[[], Tensors] | None = call
         self._error: Exception | None = None
-        self._begin: torch.futures.Future = torch.futures.Future()
+        # What the caller has asked of a GPU may not have been computed yet; what this copies back there is waited for
+        # by whoever waits for a future that knows the device.
+        self._ready = [torch.cuda.current_stream(one).record_event() for one in devices]
+        self._begin: torch.futures.Future = torch.futures.Future(devices=list(devices) or None)
         # What fails in a callback is an error in C++ too; a future's set_exception is one in Python alone.
         self._future = self._begin.then(lambda _: self._perform())
 
@@ -66,6 +69,8 @@ class StrongroomWork(dist._Work):  # type: ignore[misc]  # torch has no types he
     def _perform(self) -> Tensors:
         call, self._call = self._call, None  # which holds tensors
         try:
+            for event in self._ready:
+                event.synchronize()
             with torch.no_grad():
                 return call() if call is not None else []
         except Exception as error:
@@ -128,7 +133,7 @@ class StrongroomGroup(dist.ProcessGroup):  # type: ignore[misc]  # torch has no 
                     self._group.all_gather(hosted)
             return [one for parts in outputs for one in parts]
 
-        return self._submit(gather)
+        return self._submit(gather, outputs, inputs)
 
     def allgather_coalesced(self, outputs: list[Tensors], inputs: Tensors, opts: Any = None) -> Any:  # noqa: ANN401
         """Fill outputs, one list for each rank, with every rank's inputs."""
@@ -149,7 +154,7 @@ class StrongroomGroup(dist.ProcessGroup):  # type: ignore[misc]  # torch has no 
                 output.copy_(hosted[self._group.rank])
             return outputs
 
-        return self._submit(scatter)
+        return self._submit(scatter, outputs, inputs)
 
     def reduce_scatter_single(self, output: torch.Tensor, given: torch.Tensor, opts: Any = None) -> Any:  # noqa: ANN401
         """Combine one tensor over all ranks, and keep one's own part."""
@@ -165,7 +170,7 @@ class StrongroomGroup(dist.ProcessGroup):  # type: ignore[misc]  # torch has no 
                     self._group.gather(hosted, into, root=opts.rootRank)
             return [one for parts in outputs for one in parts]
 
-        return self._submit(gather)
+        return self._submit(gather, outputs, inputs)
 
     def scatter(self, outputs: Tensors, inputs: list[Tensors], opts: Any) -> Any:  # noqa: ANN401
         """Fill every rank's output from the root's list of inputs."""
@@ -177,7 +182,7 @@ class StrongroomGroup(dist.ProcessGroup):  # type: ignore[misc]  # torch has no 
                     self._group.scatter(into, hosted, root=opts.rootRank)
             return outputs
 
-        return self._submit(scatter)
+        return self._submit(scatter, outputs, inputs)
 
     def alltoall(self, outputs: Tensors, inputs: Tensors, opts: Any = None) -> Any:  # noqa: ANN401
         """Send each rank its input and take one output from each."""
@@ -188,7 +193,7 @@ class StrongroomGroup(dist.ProcessGroup):  # type: ignore[misc]  # torch has no 
                 self._group.all_to_all(into, hosted)
             return outputs
 
-        return self._submit(exchange)
+        return self._submit(exchange, outputs, inputs)
 
     def all_to_all_single(
         self,
@@ -248,7 +253,7 @@ class StrongroomGroup(dist.ProcessGroup):  # type: ignore[misc]  # torch has no 
                     act(one)
             return tensors
 
-        return self._submit(run)
+        return self._submit(run, tensors)
 
     def _beside(self, call: Callable[[], object], tensors: Tensors) -> Any:  # noqa: ANN401  a torch Work
         """Run ``call`` in a thread of its own: what it waits for may come after later collectives."""
@@ -257,12 +262,12 @@ class StrongroomGroup(dist.ProcessGroup):  # type: ignore[misc]  # torch has no 
             call()
             return tensors
 
-        work = StrongroomWork(self._mesh.noting(done))
+        work = StrongroomWork(self._mesh.noting(done), devices=_gpus(tensors))
         threading.Thread(target=work.run, name="point-to-point", daemon=True).start()
         return work
 
-    def _submit(self, call: Callable[[], Tensors]) -> Any:  # noqa: ANN401  a torch Work
-        work = StrongroomWork(self._mesh.noting(call))
+    def _submit(self, call: Callable[[], Tensors], *given: Sequence[Any]) -> Any:  # noqa: ANN401  a torch Work
+        work = StrongroomWork(self._mesh.noting(call), devices=_gpus(*given))
         self._calls.put(work)
         return work
 
@@ -282,6 +287,12 @@ class _Hosted:
             for given, hosted in zip(self._given, self._hosted, strict=True):
                 if given.data_ptr() != hosted.data_ptr():
                     given.copy_(hosted)
+
+
+def _gpus(*given: Sequence[Any]) -> list[torch.device]:
+    """Return the GPUs on which tensors in (lists of) ``given`` lie."""
+    flat = [one for some in given for each in some for one in (each if isinstance(each, list | tuple) else (each,))]
+    return sorted({one.device for one in flat if one.is_cuda}, key=lambda device: int(device.index))
 
 
 def _work(calls: SimpleQueue[StrongroomWork | None]) -> None:
