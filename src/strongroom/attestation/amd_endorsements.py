@@ -112,6 +112,15 @@ def parse_amd_endorsements(text: str) -> AmdEndorsements:
     return AmdEndorsements(certificates=certificates, crl=crl, digest=_digest(certificates, crl))
 
 
+def chip_of(endorsements: AmdEndorsements) -> bytes | None:
+    """Return the chip that unverified endorsements are for: empty for a VLEK, which names none; None without a key."""
+    for one in endorsements.certificates:
+        kind = _KEYS.get(common_name(one))
+        if kind is not None:
+            return _read_hwid(one, _generation_of(one, kind)) if kind == "VCEK" else b""
+    return None
+
+
 def format_amd_endorsements(certificates: str, *, crl: bytes) -> str:
     """Return endorsements in JSON from PEM and a CRL in DER (empty if there is none)."""
     return json.dumps({"format": FORMAT, "certificates": certificates, "crl": base64.b64encode(crl).decode()}, indent=1)

@@ -12,19 +12,22 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from strongroom.attestation.amd_endorsements import chip_of, parse_amd_endorsements
 from strongroom.attestation.anchors import TrustAnchor
 from strongroom.attestation.appraisal import AppraisalPolicy, CollateralSource
 from strongroom.attestation.collateral import parse_collateral
-from strongroom.attestation.collateral_sources import CollateralFolder, read_collateral
+from strongroom.attestation.collateral_sources import read_collateral
+from strongroom.attestation.evidence.nitro import looks_like_nitro
 from strongroom.attestation.evidence.pck import parse_pck_chain
 from strongroom.attestation.evidence.quote import parse_quote
-from strongroom.attestation.evidence.snp import looks_like_snp
+from strongroom.attestation.evidence.snp import looks_like_snp, parse_snp_report
 from strongroom.attestation.facts import verify_quote
 from strongroom.attestation.failures import CollateralError
 from strongroom.attestation.genuineness import hardware_part
 from strongroom.errors import EvidenceError, TransportError, UsageError
 
 MAX_FILES = 10_000
+_ENDORSEMENTS = frozenset({".json", ".pem", ".der", ".crt", ".cer"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +57,10 @@ class CollateralShelf:
     def __init__(self, path: Path, *, now: datetime) -> None:
         if not path.is_dir():
             raise UsageError(f"{path} is not a folder of collateral")
-        self._folder = CollateralFolder(path)
+        self._chips: dict[bytes, str] = {}
+        for file in sorted(path.iterdir())[:MAX_FILES]:
+            if file.suffix in _ENDORSEMENTS:
+                self._shelve_endorsements(file)
         self._sets: dict[tuple[str, str, str], tuple[tuple[bool, datetime], str]] = {}
         for file in sorted(path.glob("*.json"))[:MAX_FILES]:
             try:
@@ -71,10 +77,18 @@ class CollateralShelf:
                 self._sets[key] = (rank, text)
 
     def collateral(self, quote: bytes) -> str:
-        """Return the set for the platform of ``quote``; raise CollateralError if there is none."""
+        """Return the set for the platform of ``quote``; raise CollateralError if there is none.
+
+        A Nitro document needs none, and an SEV-SNP guest none if its chip's certificate came with its evidence.
+        """
+        if looks_like_nitro(quote):
+            return ""
         quote = hardware_part(quote)
         if looks_like_snp(quote):
-            return self._folder.collateral(quote)
+            report = parse_snp_report(quote)
+            if report.signing_key == "VLEK":
+                return self._chips.get(b"", "")
+            return next((text for chip, text in self._chips.items() if chip and report.chip_id.startswith(chip)), "")
         parsed = parse_quote(quote)
         if not parsed.signature.pck_chain:
             raise CollateralError("the quote does not name its platform, so no collateral can be chosen for it")
@@ -87,16 +101,28 @@ class CollateralShelf:
             )
         return self._sets[key][1]
 
+    def _shelve_endorsements(self, file: Path) -> None:
+        try:
+            text = read_collateral(file)
+            chip = chip_of(parse_amd_endorsements(text))
+        except EvidenceError:
+            return  # other files may lie in the folder
+        if chip is not None:
+            self._chips[chip] = text
+
 
 def rehearse(
     policy: AppraisalPolicy,
-    quotes: Mapping[str, bytes],
+    quotes: Mapping[str, bytes | EvidenceError],
     *,
     sets: Mapping[str, CollateralSource],
     anchor: TrustAnchor,
     now: datetime,
 ) -> tuple[Rehearsed, ...]:
-    """Return what ``policy`` says about each quote under each named set of collateral, in the order given."""
+    """Return what ``policy`` says about each quote under each named set of collateral, in the order given.
+
+    An error stands for something in which there is no evidence: it is refused with that error.
+    """
     rows: list[Rehearsed] = []
     for name, quote in quotes.items():
         for set_name, source in sets.items():
@@ -106,9 +132,16 @@ def rehearse(
 
 
 def _answer(
-    policy: AppraisalPolicy, quote: bytes, *, source: CollateralSource, anchor: TrustAnchor, now: datetime
+    policy: AppraisalPolicy,
+    quote: bytes | EvidenceError,
+    *,
+    source: CollateralSource,
+    anchor: TrustAnchor,
+    now: datetime,
 ) -> tuple[bool, str, tuple[Mapping[str, str], ...]]:
     try:
+        if isinstance(quote, EvidenceError):
+            raise quote
         collateral = source.collateral(quote)
     except (EvidenceError, TransportError) as error:
         step = error.step if isinstance(error, EvidenceError) else "collateral"

@@ -38,8 +38,9 @@ def test_policy(
 ) -> int:
     """Say what an appraisal POLICY would answer to every file in QUOTES, and grant nothing.
 
-    With --early it also answers under the TCB set that Intel will make standard next, so that a platform which stops
-    being accepted is known months before. Exit code 0 if every quote is accepted under every set, else 4.
+    QUOTES may hold evidence of any TEE, DIR collateral for any, AMD's certificates too. With --early it also answers
+    under the TCB set that Intel will make standard next, so that a platform which stops being accepted is known months
+    before. Exit code 0 if everything is accepted under every set, else 4.
     """
     from strongroom.attestation.anchors import INTEL, TrustAnchor
     from strongroom.attestation.criteria import AppraisalPolicy
@@ -50,10 +51,11 @@ def test_policy(
     files = sorted(path for path in quotes.iterdir() if path.is_file())
     if not files:
         raise UsageError(f"{quotes} holds no quotes", hint="put one quote or piece of evidence into each file")
+    evidence = _read_all(files)
     sets = {"today": collateral, **({"early": early} if early else {})}
     rows = rehearse(
         AppraisalPolicy.parse(_text(policy)),
-        _read_all(files),
+        evidence,
         sets={name: CollateralShelf(folder, now=now) for name, folder in sets.items()},
         anchor=anchor,
         now=now,
@@ -68,11 +70,13 @@ def test_policy(
         lines.append(
             f"{row.name}  {row.set_name:5}  {'accepted' if row.accepted else 'refused'}  {row.status}".rstrip()
         )
-        lines += [f"  {reason['step']}: {reason['reason']}" for reason in row.reasons]
-    lines += [f"{name}: {count} of {len(files)} accepted" for name, count in accepted.items()]
+        for reason in row.reasons:
+            lines.append(f"  {reason['step']}: {reason['reason']}")
+            lines += [f"    what to do: {reason['hint']}"] if reason["hint"] else []
+    lines += [f"{name}: {count} of {len(evidence)} accepted" for name, count in accepted.items()]
     lines += [f"will be lost under the early set: {', '.join(lost)}"] if lost else []
     screen.result(
-        {"quotes": len(files), "accepted": accepted, "lost_early": lost, "rows": [row.to_json() for row in rows]},
+        {"quotes": len(evidence), "accepted": accepted, "lost_early": lost, "rows": [row.to_json() for row in rows]},
         text=lines,
     )
     return 0 if all(row.accepted for row in rows) else NOT_TRUSTED
@@ -158,16 +162,18 @@ def verify_service_token(
     screen.result(result, text=[f"{name:12} {value}" for name, value in result.items()])
 
 
-def _read_all(files: Sequence[Path]) -> dict[str, bytes]:
-    """Return the evidence in each file; a file with none in it stands for itself, and is refused by its name."""
-    from strongroom.parties.evidence_files import read_evidence
+def _read_all(files: Sequence[Path]) -> dict[str, bytes | EvidenceError]:
+    """Return every piece of evidence by its file's name; what has none in it is named too, and why it is refused."""
+    from strongroom.parties.evidence_files import read_each
 
-    found: dict[str, bytes] = {}
+    found: dict[str, bytes | EvidenceError] = {}
     for path in files:
         try:
-            found[path.name] = read_evidence(path).quote
-        except EvidenceError:
-            found[path.name] = path.read_bytes()
+            each = [one.quote for one in read_each(path)]
+        except EvidenceError as error:
+            found[path.name] = error
+            continue
+        found |= {path.name if len(each) == 1 else f"{path.name}#{index}": one for index, one in enumerate(each)}
     return found
 
 

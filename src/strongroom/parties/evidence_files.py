@@ -59,12 +59,7 @@ def read_evidence(path: Path) -> EvidenceFile:
     PEM without evidence, a token, or a paravisor's report alone.
     """
     place, number = _locate(path)
-    with place.open("rb") as stream:
-        data = stream.read(MAX_BYTES)
-    _refuse_other_kinds(place, data)
-    if looks_like_certificate(data):
-        return _from_certificate(place, data)
-    found = _in_json(place, data) if data.lstrip()[:1] in _JSON else _in_bytes(data)
+    found = read_each(place)
     if number is None:
         if len(found) > 1:
             raise UsageError(f"{place} holds {len(found)} quotes", hint=f"name one of them: {place}#0")
@@ -72,6 +67,16 @@ def read_evidence(path: Path) -> EvidenceFile:
     if number >= len(found):
         raise UsageError(f"{place} holds {len(found)} quotes, number {number} is not among them", hint="count from 0")
     return found[number]
+
+
+def read_each(place: Path) -> list[EvidenceFile]:
+    """Return every piece of evidence in a file, at least one; raise MalformedEvidenceError as :func:`read_evidence`."""
+    with place.open("rb") as stream:
+        data = stream.read(MAX_BYTES)
+    _refuse_other_kinds(place, data)
+    if looks_like_certificate(data):
+        return [_from_certificate(place, data)]
+    return _in_json(place, data) if data.lstrip()[:1] in _JSON else _in_bytes(data)
 
 
 def find_evidence(data: bytes) -> bytes | None:

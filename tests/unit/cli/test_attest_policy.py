@@ -1,10 +1,18 @@
 """A policy is rehearsed on quotes in a folder, collateral is carried and watched, quotes are told in words."""
 
+import base64
 import json
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "attestation"))
+
+from amd_vendor import AmdVendor, certificate_table
+from azure_guest import evidence
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from strongroom.attestation.simulated.faults import Faults
 from strongroom.attestation.simulated.pki import Vendor
@@ -122,3 +130,60 @@ def test_what_matters_in_an_explanation_is_painted_and_nothing_is_added_or_lost(
         assert painted.plain == line
         assert style in {str(span.style) for span in painted.spans}, line
     assert paint("\x1b[31mforged").plain == "\\x1b[31mforged"
+
+
+def test_evidence_of_every_kind_is_rehearsed_with_whatever_collateral_is_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tcb = {"fmc": 2, "bootloader": 1, "tee": 1, "snp": 4, "microcode": 73}
+    amd, stranger = (AmdVendor("Turin", tcb=tcb) for _ in range(2))
+    table = certificate_table([("63da758d-e664-4564-adc5-f4b93be8accd", amd.vcek().public_bytes(Encoding.DER))])
+    pem = "".join(one.public_bytes(Encoding.PEM).decode() for one in (amd.vcek(), amd.ask, amd.asvk, amd.ark))
+    vlek = "".join(one.public_bytes(Encoding.PEM).decode() for one in (amd.vlek(), amd.asvk, amd.ark))
+    quotes, shelf = tmp_path / "quotes", tmp_path / "shelf"
+    for folder in (quotes, shelf):
+        folder.mkdir()
+    (shelf / "chain.pem").write_text(pem)
+    (shelf / "vlek.pem").write_text(vlek)
+    (shelf / "notes.txt").write_text("nothing")
+    (shelf / "other.json").write_text("{}")
+    (tmp_path / "root.der").write_bytes(amd.ark.public_bytes(Encoding.DER))
+    (tmp_path / "accept.toml").write_text('statuses = ["Unrated"]\nunknown_revocation = true\n')
+    (quotes / "report").write_bytes(amd.report(version=5))
+    (quotes / "report-vlek").write_bytes(amd.report(version=5, flags=1 << 2))
+    (quotes / "report-with-table").write_bytes(amd.report(version=3) + table)
+    (quotes / "two.hex").write_text(f"{amd.report().hex()}\n{stranger.report().hex()}\n")
+    (quotes / "token.jwt").write_text("eyJhIjoxfQ.eyJhIjoxfQ.c2ln")
+    (quotes / "other").write_bytes(b"nothing at all")
+    rehearse = ("attest", "test-policy", tmp_path / "accept.toml", quotes, "--collateral", shelf)
+    code, said = say(capsys, *rehearse, "--root", tmp_path / "root.der")
+    answers = {row["quote"]: (row["accepted"], *(one["step"] for one in row["reasons"])) for row in said["rows"]}
+    assert answers == {
+        "other": (False, "format"),
+        "report": (True,),
+        "report-vlek": (True,),
+        "report-with-table": (True,),
+        "token.jwt": (False, "format"),
+        "two.hex#0": (True,),
+        "two.hex#1": (False, "signature"),
+    }
+    assert (code, said["accepted"], said["quotes"]) == (4, {"today": 4}, 7)
+
+
+def test_an_azure_guest_brings_its_own_certificate_to_a_rehearsal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    amd = AmdVendor("Milan")
+    (tmp_path / "quotes").mkdir()
+    (tmp_path / "shelf").mkdir()
+    ask = amd.ask.public_bytes(Encoding.PEM) + amd.ark.public_bytes(Encoding.PEM)
+    both = amd.vcek().public_bytes(Encoding.PEM) + ask
+    inner = json.loads(evidence(amd, asked=bytes(range(64))))
+    inner["vcek"] = base64.b64encode(amd.vcek().public_bytes(Encoding.DER)).decode()
+    (tmp_path / "quotes" / "guest.json").write_text(json.dumps({"evidence": inner}))
+    (tmp_path / "shelf" / "chain.pem").write_bytes(both)
+    (tmp_path / "root.der").write_bytes(amd.ark.public_bytes(Encoding.DER))
+    (tmp_path / "accept.toml").write_text('statuses = ["Unrated"]\nunknown_revocation = true\n')
+    rehearse = ("attest", "test-policy", tmp_path / "accept.toml", tmp_path / "quotes")
+    code, said = say(capsys, *rehearse, "--collateral", tmp_path / "shelf", "--root", tmp_path / "root.der")
+    assert (code, said["rows"][0]["reasons"]) == (0, [])
