@@ -102,3 +102,41 @@ def test_newer_version_takes_over_without_dropping_a_request(world, endpoint):
     assert any(
         {d["dataset"]: d["version"] for d in one} == {"biopsies-model": 2, "findings-model": 1} for one in granted
     )
+
+
+def test_endpoint_keeps_to_the_open_inference_protocol(world, endpoint):
+    """Every path of the protocol's version 2, as its clients use them (spec/8-serving.md §3)."""
+    rows, _ = measurements()
+    tensor = {"name": "measurements", "shape": [2, 30], "datatype": "FP64", "data": rows[:2].ravel().tolist()}
+    with world.asking(endpoint) as client:
+        server = client.get("/v2").json()
+        assert server.keys() == {"name", "version", "extensions"}
+        assert server["extensions"] == ["binary_tensor_data"]
+        assert client.get("/v2/health/live").json() == {"live": True}
+        model = client.get("/v2/models/tumours").json()
+        assert model.keys() == {"name", "versions", "platform", "inputs", "outputs"}
+        assert all(one.keys() == {"name", "datatype", "shape"} for one in (*model["inputs"], *model["outputs"]))
+        (version,) = model["versions"]
+        place = f"/v2/models/tumours/versions/{version}"
+        assert client.get(place).json() == model
+        assert client.get(f"{place}/ready").json() == {"name": "tumours", "ready": True}
+        asked = {"id": "seven", "inputs": [tensor], "outputs": [{"name": "benign"}]}
+        answer = client.post(f"{place}/infer", json=asked).json()
+        assert answer.keys() == {"id", "model_name", "model_version", "outputs"}
+        assert (answer["id"], answer["model_name"], answer["model_version"]) == ("seven", "tumours", version)
+        (told,) = answer["outputs"]
+        assert (told["name"], told["datatype"], told["shape"]) == ("benign", "FP64", [2])
+        binary = client.post(f"{place}/infer", json={**asked, "parameters": {"binary_data_output": True}})
+        head = int(binary.headers["inference-header-content-length"])
+        assert np.frombuffer(binary.content[head:]).tolist() == told["data"]
+        for method, path, status in (
+            ("GET", "/v2/models/other", 404),
+            ("GET", "/v2/models/tumours/versions/9", 404),
+            ("POST", "/v2/health/ready", 405),
+            ("GET", f"{place}/infer", 405),
+            ("GET", "/v1/chat/completions", 405),
+            ("POST", f"{place}/infer", 400),
+        ):
+            refused = client.request(method, path, content=b"not JSON" if method == "POST" else None)
+            assert (path, refused.status_code) == (path, status)
+            assert isinstance(refused.json()["error"], str)

@@ -26,6 +26,14 @@ class NotFoundError(UsageError):
     """There is nothing at this path."""
 
 
+class MethodError(UsageError):
+    """There is something at this path, and it is asked for in another way."""
+
+    def __init__(self, path: str, *, allowed: str) -> None:
+        super().__init__(f"{path[:80]} is asked for with {allowed}", hint=f"use {allowed}")
+        self.allowed = allowed
+
+
 class Caller:
     """One caller's way to the model."""
 
@@ -62,11 +70,13 @@ class Caller:
         if request.path == self._infer_path and request.method == "POST":  # nearly all that is asked
             return self._infer(request)
         path = request.path.partition("?")[0].rstrip("/")
-        if request.method == "POST" and path == "/v1/chat/completions":
+        if path == "/v1/chat/completions":
+            _expect_method(request, "POST")
             return answer_chat(self._chat_desk(), request, name=self._name)
         if request.method == "GET" and path.startswith("/strongroom/v1/receipts/"):
             return self._receipt(path.rpartition("/")[2])
-        if request.method == "GET" and (said := self._state().get(path)) is not None:
+        if (said := self._state().get(path)) is not None:
+            _expect_method(request, "GET")
             return _json(said, status=503 if said.get("ready") is False else 200)
         return self._route_model(path, request)
 
@@ -99,11 +109,14 @@ class Caller:
             if rest[1:2] != [loaded.version]:
                 raise NotFoundError(f"version {loaded.version} is served", hint="leave the version out")
             rest = rest[2:] or [""]
-        if rest == ["infer"] and request.method == "POST":
+        if rest == ["infer"]:
+            _expect_method(request, "POST")
             return self._infer(request)
-        if rest == [""] and request.method == "GET":
+        if rest == [""]:
+            _expect_method(request, "GET")
             return _json(self._metadata(loaded))
-        if rest == ["ready"] and request.method == "GET":
+        if rest == ["ready"]:
+            _expect_method(request, "GET")
             return _json({"name": self._name, "ready": self._model.ready}, status=200 if self._model.ready else 503)
         raise NotFoundError(f"there is nothing at {path[:80]}", hint=f"POST {prefix}/infer")
 
@@ -159,11 +172,19 @@ def explain(error: StrongroomError) -> Response:
         told["hint"] = error.hint
     if isinstance(error, RefusedError) and error.reasons:
         told["reasons"] = list(error.reasons)
+    if isinstance(error, MethodError):
+        return _json(told, status=405, headers={"allow": error.allowed})
     if isinstance(error, QuotaError):
         return _json(told, status=429, headers={"retry-after": str(error.retry_after)})
     kinds = ((NotFoundError, 404), (UsageError, 400), (RefusedError, 403), (TransportError, 503))
     status = next((status for kind, status in kinds if isinstance(error, kind)), 500)
     return _json(told, status=status)
+
+
+def _expect_method(request: Request, method: str) -> None:
+    """Raise MethodError unless the request is made with ``method``."""
+    if request.method != method:
+        raise MethodError(request.path, allowed=method)
 
 
 def _json(value: dict[str, Any], *, status: int = 200, headers: dict[str, str] | None = None) -> Response:

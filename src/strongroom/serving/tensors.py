@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -27,6 +27,8 @@ _TYPES: Final[Mapping[str, str]] = {
 _TEXT: Final = "BYTES"
 _LENGTH_BYTES: Final = 4
 _MOST_DIGITS: Final = 12
+# Extensions that would change what an answer is or where it lies, so that leaving them out in silence would be wrong.
+_NOT_OFFERED: Final = ("shared_memory_region", "shared_memory_offset", "shared_memory_byte_size", "classification")
 
 Array = npt.NDArray[Any]
 
@@ -77,6 +79,7 @@ def parse_request(body: bytes, *, header_bytes: int | None = None) -> InferenceR
     if not all(isinstance(one, dict) and isinstance(one.get("parameters") or {}, dict) for one in outputs):
         raise TensorError("an output that is asked for is an object, and its parameters another")
     named: list[dict[str, Any]] = outputs
+    _expect_offered(part.get("parameters") for part in (value, *given, *named))
     return InferenceRequest(
         inputs=inputs,
         rows=rows.pop(),
@@ -85,6 +88,14 @@ def parse_request(body: bytes, *, header_bytes: int | None = None) -> InferenceR
         binary=frozenset(str(one.get("name")) for one in named if (one.get("parameters") or {}).get("binary_data")),
         all_binary=parameters.get("binary_data_output") is True,
     )
+
+
+def _expect_offered(parameters: Iterable[object]) -> None:
+    """Raise TensorError if any parameter belongs to an extension that is not offered."""
+    for some in parameters:
+        found = next((name for name in _NOT_OFFERED if isinstance(some, dict) and name in some), None)
+        if found is not None:
+            raise TensorError(f"the extension of {found} is not offered", hint="GET /v2 lists the extensions")
 
 
 def read_header_bytes(headers: Mapping[str, str]) -> int | None:

@@ -92,3 +92,22 @@ def test_outputs_that_are_no_objects_are_refused(outputs):
 def test_header_that_is_no_length_is_refused(length):
     with pytest.raises(UsageError, match="length of the JSON"):
         read_header_bytes({BINARY_HEADER: length})
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"tensors": [tensor(parameters={"shared_memory_region": "r", "shared_memory_byte_size": 16})]},
+        {"tensors": [tensor()], "outputs": [{"name": "y", "parameters": {"classification": 3}}]},
+        {"tensors": [tensor()], "parameters": {"classification": 3}},
+    ],
+)
+def test_extensions_that_are_not_offered_are_refused_rather_than_left_out(asked):
+    tensors = asked.pop("tensors")
+    with pytest.raises(UsageError, match="is not offered"):
+        parse_request(body(*tensors, **asked))
+
+
+@pytest.mark.parametrize("parameters", [5, "classification", ["classification"], None])
+def test_parameters_of_an_input_that_are_no_object_say_nothing(parameters):
+    assert parse_request(body(tensor(parameters=parameters))).rows == 2
