@@ -62,3 +62,23 @@ def test_links_between_documents_lead_somewhere(document: Path) -> None:
 def test_scripts_that_documents_name_exist_and_can_be_run(document: Path) -> None:
     for name in re.findall(r"\bscripts/([a-z]+)", document.read_text()):
         assert os.access(ROOT / "scripts" / name, os.X_OK), name
+
+
+def named_in(text: str) -> set[str]:
+    """Return the tests that a document names in code style, with or without their folder and ending."""
+    return set(re.findall(r"`(?:tests/)?((?:[a-z]+/)*test_\w+)(?:\.py)?`", text))
+
+
+@pytest.mark.parametrize(
+    "document", [*DOCUMENTS, *sorted((ROOT / "spec").glob("*.md"))], ids=lambda path: str(path.relative_to(ROOT))
+)
+def test_every_test_that_a_document_names_is_there(document: Path) -> None:
+    for name in named_in(document.read_text()):
+        assert list((ROOT / "tests").glob(f"{name}.py" if "/" in name else f"**/{name}.py")), name
+
+
+@pytest.mark.parametrize("attacked", ["evidence", "channel"])
+def test_every_attack_on_evidence_and_channels_stands_in_the_table(attacked: str) -> None:
+    named = named_in((ROOT / "docs" / "explanation" / "attestation.md").read_text())
+    made = {f"malice/{path.stem}" for path in (ROOT / "tests" / "malice").glob(f"test_{attacked}_*.py")}
+    assert made - named == set()
