@@ -259,6 +259,11 @@ class SealedReader(io.RawIOBase):
 
     def readall(self) -> bytes:
         """Return everything from the position to the end, decrypted at once and not in Python's steps of 8 KiB."""
+        if (
+            self._last == 0 and self._held == 0 and not self.closed
+        ):  # a small file, which was decrypted as it was opened
+            start, self._position = self._position, max(self._position, self.size)
+            return bytes(self._plain[start : self.size])
         rest = bytearray(max(0, self.size - self._position))
         self.readinto(rest)
         return bytes(rest)
