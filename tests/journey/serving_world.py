@@ -7,6 +7,7 @@ averages them. Every process is real and measured, the TEE is simulated.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection, Mapping
 from contextlib import contextmanager
 from functools import cache
@@ -122,6 +123,24 @@ class ServingWorld(SmallWorld):
         path = place / f"{name}.toml"
         path.write_text("\n".join(lines) + "\n")
         return path
+
+    def example_job(self, name: str, *, callers: Mapping[str, str]) -> Path:
+        """The job of an example as it stands, but for parties and places; ``callers`` says who is meant by a name."""
+        parties = {one: home.owner.key.party for one, home in self.owners.items()}
+        known = {"analyst": self.analyst.key.party, "partner": self.partner.key.party}
+        parties |= {meant: known[one] for meant, one in callers.items()}
+        text = re.sub(
+            r'"(\w+):0123456789abcdef0123456789abcdef"',
+            lambda found: f'"{parties[found[1]]}"',
+            (EXAMPLES / name / "job.toml").read_text(),
+        )
+        for home in self.owners.values():
+            text = text.replace(f'"data/{home.dataset}-{{version}}"', f'"{home.directory / home.dataset}-{{version}}"')
+        place = self.directory / "analyst" / f"example-{name}"
+        place.mkdir()
+        (place / "program.py").write_bytes((EXAMPLES / name / "program.py").read_bytes())
+        (place / "job.toml").write_text(re.sub(r'purpose = ".*"', f'purpose = "{PURPOSE}"', text))
+        return place / "job.toml"
 
     def serve(
         self, job: Path | None = None, *, host=None, on_event=lambda _name, _facts: None, **more

@@ -140,3 +140,10 @@ def test_endpoint_keeps_to_the_open_inference_protocol(world, endpoint):
             refused = client.request(method, path, content=b"not JSON" if method == "POST" else None)
             assert (path, refused.status_code) == (path, status)
             assert isinstance(refused.json()["error"], str)
+
+
+def test_example_is_served_as_it_stands(world):
+    running = world.serve(world.example_job("serving", callers={"clinic": "partner"}))
+    with world.asking(running) as client:
+        assert set(outputs(infer(client, measurements()[0][:1]))) == {"benign", "finding"}
+    running.stop()

@@ -58,7 +58,7 @@ def proxied(world, endpoint):
 
 @pytest.fixture(scope="module")
 def url(world):
-    endpoint = world.serve(world.serve_job("proverbs", program=PROGRAM))
+    endpoint = world.serve(world.example_job("chat", callers={"writer": "partner"}))
     with proxied(world, endpoint) as address:
         yield address
     endpoint.stop()

@@ -222,6 +222,33 @@ def test_kubernetes_without_settings_is_refused_in_words(desk: Path, job: Path, 
     assert "--settings" in told["error"]["hint"]
 
 
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--hosts", "{job}", "--platform", "p"], "placed in one way"),
+        (["--hosts", "{job}", "--cluster", "k8s"], "placed in one way"),
+        (["--hosts", "{job}", "--listen", "127.0.0.1:1"], "another host says"),
+        (["--cluster", "k8s", "--listen", "127.0.0.1:1"], "another host says"),
+        (["--detach"], "ends with its client"),
+        (["--address", "nowhere"], "not an address"),
+        (["--cluster", "k8s"], "needs to know the cluster"),
+        ([], "needs a simulated platform"),
+    ],
+)
+def test_endpoint_that_is_placed_nowhere_or_twice_is_a_mistake(
+    desk: Path, job: Path, capsys: Told, options: list[str], says: str
+) -> None:
+    job.write_text(
+        job.read_text()
+        .replace('kind = "sql"', 'kind = "serve"')
+        .replace("[outputs.ages]", "[outputs.ages]\nkind = 'answers'")
+    )
+    (job.parent / "query.sql").write_text("def predict(model, inputs): ...\n")
+    words = [one.format(job=job) for one in options]
+    told = answer(["serve", str(job), *words, *at(desk)], capsys, code=UsageError.exit_code)
+    assert says in told["error"]["message"]
+
+
 def test_verbs_that_need_a_broker_say_that_none_is_trusted(desk: Path, capsys: Told) -> None:
     for words in (["revoke", "people", "--reason", "x"], ["approve"], ["audit"], ["attest", "broker"]):
         home = ["--home", str(desk / "home")]
