@@ -117,16 +117,11 @@ def submit(
     from strongroom.jobs import load_job
     from strongroom.parties.analyst import Analyst
     from strongroom.parties.home import Home
+    from strongroom.parties.queries import refuse_query
 
     draft = load_job(job)
-    if draft.kind == "serve":
-        raise UsageError("a job of kind serve is not submitted but served", hint="use strongroom serve")
-    cluster = cluster or _DEFAULT[draft.kind]
-    if cluster == "process" and draft.kind == "spark":
-        raise UsageError("one process runs sql and python jobs, not spark", hint="use --cluster standalone")
-    if cluster == "standalone" and draft.kind == "python":
-        raise UsageError("a python job runs in one process", hint="use --cluster process, or write it for Spark")
-    engine = _engine(cluster, draft.kind)
+    cluster, engine = _choose(draft.kind, cluster)
+    refuse_query(draft, engine=engine)
     if hosts is not None and (cluster == "k8s" or platform is not None):
         raise UsageError("a job is placed in one way", hint="give --hosts, or --platform, or --cluster k8s")
     place_here = (directory or Path(f"{draft.name}.job")).absolute()
@@ -202,6 +197,18 @@ def submit(
             ),
         ),
     )
+
+
+def _choose(kind: str, cluster: str | None) -> tuple[str, str]:
+    """Return how a job of ``kind`` is placed and what runs it; raise UsageError if it cannot be placed so."""
+    if kind == "serve":
+        raise UsageError("a job of kind serve is not submitted but served", hint="use strongroom serve")
+    cluster = cluster or _DEFAULT[kind]
+    if cluster == "process" and kind == "spark":
+        raise UsageError("one process runs sql and python jobs, not spark", hint="use --cluster standalone")
+    if cluster == "standalone" and kind == "python":
+        raise UsageError("a python job runs in one process", hint="use --cluster process, or write it for Spark")
+    return cluster, _engine(cluster, kind)
 
 
 def _engine(cluster: str, kind: str) -> str:

@@ -19,11 +19,12 @@ import pyarrow as pa
 from strongroom.broker.client import BrokerClient
 from strongroom.errors import UsageError
 from strongroom.jobs.launch import JobHost, TeeHost
-from strongroom.jobs.spec import JobInput
+from strongroom.jobs.spec import JobInput, load_job
 from strongroom.jobs.template import job_template
 from strongroom.notebook.display import show_facts, show_table
 from strongroom.parties.analyst import Analyst
 from strongroom.parties.following import JobReport, OnEvent
+from strongroom.parties.queries import refuse_query
 from strongroom.statements import PartyId
 
 if TYPE_CHECKING:
@@ -86,6 +87,7 @@ class Session:
             raise UsageError("the session has no inputs", hint="name the datasets that you ask of")
         started = time.monotonic()
         job = self._write_job(program, kind=kind, output=output)
+        refuse_query(load_job(job), engine="embedded")
         place = job.parent / "work"
         report = self.analyst.run(
             job, broker=self.broker, host=self.host, engine="embedded", directory=place, on_event=self.on_event

@@ -49,8 +49,35 @@ def check_sql(text: str, fused: FusedPolicy, tables: Mapping[str, Sequence[str]]
     try:
         return _write(_check(query, fused, tables, dialect=dialect), dialect)
     except (SqlglotError, RecursionError) as error:
-        said = str(error).splitlines()
-        raise QueryError([f"the names in the query cannot be resolved: {said[0][:200] if said else ''}"]) from error
+        raise _unresolved(error) from error
+
+
+def check_draft(text: str, tables: Mapping[str, Sequence[str]], *, dialect: str = "duckdb") -> None:
+    """Raise QueryError with every reason for which no policy whatsoever could let the query run.
+
+    ``tables`` maps each input's name to the columns that the job asks for; where one asks for all (``*``), columns are
+    not looked at. What passes may still be refused by the policies, which are known only inside.
+    """
+    query = _parse(text, dialect)
+    try:
+        reasons = list(_judge_draft(query, tables, dialect=dialect))
+    except (SqlglotError, RecursionError) as error:
+        raise _unresolved(error) from error
+    if reasons:
+        raise QueryError(reasons)
+
+
+def _judge_draft(query: exp.Query, tables: Mapping[str, Sequence[str]], *, dialect: str) -> Iterator[str]:
+    asked = {name.casefold(): {column.casefold(): column for column in columns} for name, columns in tables.items()}
+    reasons = [*find_foreign(query, dialect=dialect), *_judge_names(query, asked)]
+    yield from reasons
+    if not reasons and not any("*" in columns for columns in asked.values()):
+        yield from _judge_columns(_resolve(query, asked, dialect=dialect, stars=False), asked, asked)
+
+
+def _unresolved(error: Exception) -> QueryError:
+    said = str(error).splitlines()
+    return QueryError([f"the names in the query cannot be resolved: {said[0][:200] if said else ''}"])
 
 
 def _check(query: exp.Query, fused: FusedPolicy, tables: Mapping[str, Sequence[str]], *, dialect: str) -> exp.Query:

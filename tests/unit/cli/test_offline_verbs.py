@@ -206,6 +206,18 @@ def test_dry_run_shows_what_would_be_created_and_no_secret(job: Path, capsys: To
     assert not {"key", "secret", "password", "ticket"} & set(re.findall(r"[a-z]+", json.dumps(plan)))
 
 
+@pytest.mark.parametrize("more", [["--dry-run"], []])
+def test_query_that_no_policy_could_let_run_is_not_submitted(
+    job: Path, desk: Path, capsys: Told, more: list[str]
+) -> None:
+    """A misspelt column would otherwise cost a start of the driver, and a use of the data where uses are counted."""
+    (job.parent / "query.sql").write_text("SELECT town, count(*) AS n FROM people GROUP BY town")
+    told = answer(["submit", str(job), *more, *(at(desk) if not more else [])], capsys, code=3)
+    assert told["error"]["reasons"] == [
+        "column 'town' is not among the columns that the job asks for, or in several tables"
+    ]
+
+
 def test_mistyped_platform_is_not_made_anew_and_trusted_by_nobody(desk: Path, job: Path, capsys: Told) -> None:
     for words in (
         ["submit", str(job)],

@@ -8,7 +8,7 @@ import duckdb
 import pytest
 
 from strongroom.policy import DataUsePolicy, FusedPolicy, fuse
-from strongroom.policy.query import QueryError, check_sql
+from strongroom.policy.query import QueryError, check_draft, check_sql
 
 Make = Callable[..., DataUsePolicy]
 TABLES = {"people": ["id", "city", "Pay", "ssn"], "shop": ["id", "spent"]}
@@ -152,3 +152,31 @@ def test_spark_gets_its_own_quoting(fused: FusedPolicy) -> None:
     assert _refused("SELECT TRANSFORM(id) USING 'cat' AS (x) FROM people", fused, dialect="spark")
     assert _refused("SELECT input_file_name() FROM people", fused, dialect="spark")
     assert _refused("SELECT _metadata.file_path FROM people", fused, dialect="spark")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("SELEKT 1", "cannot be read as SQL"),
+        ("SELECT nope FROM people", "column 'nope' is not among the columns that the job asks for"),
+        ("SELECT p.nope FROM people p", "the names in the query cannot be resolved: "),
+        ("SELECT id FROM folk", "table 'folk' is not an input of the job"),
+        ("SELECT read_text('/etc/passwd') FROM people", "function"),
+        ("DROP TABLE people", "must be one SELECT"),
+    ],
+)
+def test_query_that_no_policy_could_permit_is_refused_before_policies_are_known(text: str, reason: str) -> None:
+    with pytest.raises(QueryError) as caught:
+        check_draft(text, TABLES)
+    assert any(reason in said for said in caught.value.reasons)
+
+
+@pytest.mark.parametrize("text", ["SELECT ssn FROM people", "SELECT max(pay) FROM people", "SELECT * FROM people"])
+def test_query_that_some_policy_could_permit_is_left_to_the_policies(text: str) -> None:
+    check_draft(text, TABLES)
+
+
+def test_columns_that_nobody_has_named_are_left_to_the_policies() -> None:
+    check_draft("SELECT nope FROM people", {"people": ["*"]})
+    with pytest.raises(QueryError, match="table 'folk'"):
+        check_draft("SELECT nope FROM folk", {"people": ["*"]})
