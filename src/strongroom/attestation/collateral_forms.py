@@ -15,7 +15,8 @@ from typing import Any, Final
 from urllib.parse import unquote
 
 from strongroom.attestation.collateral import MAX_COLLATERAL_CHARACTERS
-from strongroom.attestation.pcs import CollateralFetchError, split_answer
+from strongroom.attestation.patient_client import CollateralFetchError
+from strongroom.attestation.pcs import split_answer
 
 _BINARY: Final = ("root_ca_crl", "pck_crl", "tcb_info_signature", "qe_identity_signature")
 _CHAINS: Final = (

@@ -11,7 +11,9 @@ import ssl
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -24,7 +26,9 @@ from strongroom.attestation.evidence.quote import Quote, parse_quote
 from strongroom.attestation.evidence.snp import looks_like_snp, parse_snp_report
 from strongroom.attestation.failures import CollateralError
 from strongroom.attestation.genuineness import hardware_part
-from strongroom.attestation.pcs import CollateralFetchError, CollateralService
+from strongroom.attestation.kds import KeyDistributionService
+from strongroom.attestation.patient_client import CollateralFetchError
+from strongroom.attestation.pcs import CollateralService
 
 _TEES: Final[dict[str, TeeName]] = {"SGX": "sgx", "TDX": "tdx"}
 _FAILURE_LASTS = 10.0  # seconds
@@ -99,6 +103,7 @@ class Pccs:
 
     A set in the folder is used without asking while younger than ``refresh``, and also when the service fails: if it
     has expired meanwhile, verification says so. However many threads ask about a platform, one fetch answers them all.
+    ``amd``: where the endorsements of SEV-SNP chips are fetched; without it the folder must have them.
     """
 
     def __init__(
@@ -108,8 +113,10 @@ class Pccs:
         folder: CollateralFolder,
         refresh: timedelta = timedelta(hours=12),
         deadline: timedelta = timedelta(seconds=30),
+        amd: KeyDistributionService | None = None,
     ) -> None:
         self._service = CollateralService(service, deadline=deadline) if isinstance(service, str) else service
+        self._amd = amd
         self._folder = folder
         self._refresh = refresh
         self._lock = threading.Lock()
@@ -119,30 +126,39 @@ class Pccs:
         """Return the set for the platform of ``quote``; raise CollateralFetchError if there is none to be had."""
         quote = hardware_part(quote)
         if looks_like_snp(quote):
-            return self._folder.collateral(quote)
+            if self._amd is None:
+                return self._folder.collateral(quote)
+            fetch, check = partial(self._amd.fetch, parse_snp_report(quote)), parse_amd_endorsements
+            return self._keep(self._folder.place_of_report(quote), fetch, check)
         parsed = parse_quote(quote)
         place = self._folder.place_of(parsed)
+        chain = parse_pck_chain(parsed.signature.pck_chain)
+        fmspc = chain.extension.fmspc.hex().upper()
+        ask = partial(self._service.fetch, tee=parsed.tee, fmspc=fmspc, ca=chain.ca)
+        return self._keep(place, ask, parse_collateral)
+
+    def _keep(self, place: Path, ask: Callable[[], str], check: Callable[[str], object]) -> str:
+        """Return the set at ``place``, asking for it if it is old; ``check`` raises for what is none."""
         with self._lock:  # a thousand workers of one platform make one fetch
             if _age(place) < self._refresh.total_seconds():
                 return read_collateral(place)
             try:
-                text = self._fetch(parsed, place)
+                text = self._fetch(place, ask)
             except CollateralFetchError:
                 if place.exists():
                     return read_collateral(place)
                 raise
-            parse_collateral(text)
+            check(text)
             self._folder.put(place, text)
             return text
 
-    def _fetch(self, quote: Quote, place: Path) -> str:
+    def _fetch(self, place: Path, ask: Callable[[], str]) -> str:
         """Return what the service says; repeat its last failure for a while: a thousand wait for one timeout."""
         when, failure = self._failed.get(place, (-_FAILURE_LASTS, None))
         if failure is not None and time.monotonic() - when < _FAILURE_LASTS:
             raise failure
-        chain = parse_pck_chain(quote.signature.pck_chain)
         try:
-            return self._service.fetch(tee=quote.tee, fmspc=chain.extension.fmspc.hex().upper(), ca=chain.ca)
+            return ask()
         except CollateralFetchError as error:
             self._failed[place] = (time.monotonic(), error)
             raise

@@ -1,13 +1,11 @@
 """Fetch collateral from Intel's Provisioning Certification Service, or any PCCS that speaks its API, version 4.
 
-Every fetch has one deadline over all its requests, retries and waits; requests are spaced; answers are bounded.
 Nothing is verified here: what a service says is appraised like anything else (spec/4-release.md §3.2).
 """
 
 from __future__ import annotations
 
 import json
-import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -17,33 +15,23 @@ from urllib.parse import unquote, urlsplit
 
 import httpx
 
-from strongroom.answers import TooLongAnswerError, read_answer
 from strongroom.attestation.evidence.carriage import TeeName
-from strongroom.errors import TransportError, UsageError
+from strongroom.attestation.patient_client import CollateralFetchError, PatientClient
+from strongroom.errors import UsageError
 
 INTEL_PCS: Final = "https://api.trustedservices.intel.com"
 _INTEL_ROOT_CRL: Final = "https://certificates.trustedservices.intel.com/IntelSGXRootCA.der"
-_MAX_ANSWER: Final = 1 << 20
-_HTTP_OK, _TOO_MANY, _SERVER_ERROR, _NOT_FOUND = 200, 429, 500, 404
-_PAUSE, _LONGEST_PAUSE = 0.5, 20.0
-_BURST: Final = 4  # the requests of one fetch may follow each other at once
 _DER_SEQUENCE: Final = 0x30
 _PRODUCT: Final = {"sgx": "sgx", "tdx": "tdx"}
 
 UpdateSet = Literal["standard", "early"]
 
 
-class CollateralFetchError(TransportError):
-    """The collateral service cannot be reached, is too slow, or has nothing for this platform."""
-
-
-class CollateralService:
+class CollateralService(PatientClient):
     """One service: Intel's, or a PCCS in the operator's network.
 
-    ``update``: the ``standard`` set, or the ``early`` one that Intel publishes months before it becomes standard.
-    ``proxy``: the URL of an HTTP proxy; empty for none (the environment is not read). ``per_second``: requests at most,
-    beyond a first four. ``attempts``: tries per request when the service is busy or unreachable. ``deadline``: for a
-    whole fetch.
+    ``update``: the ``standard`` set, or the ``early`` one that Intel publishes months before it becomes standard. The
+    other arguments are :class:`PatientClient`'s.
     """
 
     def __init__(
@@ -57,22 +45,10 @@ class CollateralService:
         per_second: float = 10.0,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        if not url.startswith(("https://", "http://localhost:", "http://127.0.0.1:")):
-            raise UsageError(
-                f"not the address of a collateral service: {url[:80]!r}",
-                hint="use https://, or http:// on this machine",
-            )
+        super().__init__(url, proxy=proxy, deadline=deadline, attempts=attempts, per_second=per_second, sleep=sleep)
         if update not in ("standard", "early"):
             raise UsageError(f"the update set is standard or early, got {update!r}")
-        self.url = url.rstrip("/")
         self.update = update
-        self._proxy = proxy or None
-        self._deadline = deadline.total_seconds()
-        self._attempts = attempts
-        self._interval = 1.0 / per_second
-        self._sleep = sleep
-        self._lock = threading.Lock()
-        self._next = 0.0
 
     def fetch(self, *, tee: TeeName, fmspc: str, ca: str) -> str:
         """Return QuoteCollateralV3 JSON for a platform model (12 hex digits) under ``ca`` (platform or processor).
@@ -83,7 +59,7 @@ class CollateralService:
             raise UsageError(f"Intel's service has no collateral for {tee}")
         ends = time.monotonic() + self._deadline
         product, update = _PRODUCT[tee], f"update={self.update}"
-        with httpx.Client(proxy=self._proxy, trust_env=False, follow_redirects=False) as client:
+        with self._open() as client:
             crl, crl_headers = self._get(client, f"sgx/certification/v4/pckcrl?ca={ca}&encoding=der", ends)
             root_crl, _ = self._get(client, self._root_crl(), ends)
             info, info_headers = self._get(client, f"{product}/certification/v4/tcb?fmspc={fmspc}&{update}", ends)
@@ -107,7 +83,7 @@ class CollateralService:
     def look(self) -> datetime | None:
         """Return the service's own time, which it need not tell, if it answers; raise CollateralFetchError if not."""
         ends = time.monotonic() + self._deadline
-        with httpx.Client(proxy=self._proxy, trust_env=False, follow_redirects=False) as client:
+        with self._open() as client:
             _, headers = self._get(client, self._root_crl(), ends)
         try:
             return parsedate_to_datetime(headers["Date"]).astimezone(UTC)
@@ -118,62 +94,6 @@ class CollateralService:
         """Return where the root's CRL is: Intel serves it from another host, a PCCS under its own address."""
         intel = urlsplit(self.url).hostname == urlsplit(INTEL_PCS).hostname
         return _INTEL_ROOT_CRL if intel else "sgx/certification/v4/rootcacrl"
-
-    def _get(self, client: httpx.Client, path: str, ends: float) -> tuple[bytes, httpx.Headers]:
-        url = path if path.startswith("https://") else f"{self.url}/{path}"
-        backoff, reason = _PAUSE, "no attempt was made"
-        for attempt in range(1, self._attempts + 1):
-            self._take_turn(ends)
-            pause = backoff
-            try:
-                status, headers, body = _read(client, url, ends)
-            except httpx.HTTPError as error:
-                reason = str(error)[:160] or type(error).__name__
-            else:
-                if status == _HTTP_OK:
-                    return body, headers
-                reason = f"HTTP {status}"
-                if status != _TOO_MANY and status < _SERVER_ERROR:
-                    hint = "the service does not know this platform" if status == _NOT_FOUND else "check the address"
-                    raise CollateralFetchError(f"{url} answered {reason}", hint=hint)
-                pause = _retry_after(headers, backoff)
-            if attempt == self._attempts or time.monotonic() + pause >= ends:
-                break
-            self._sleep(pause)
-            backoff = min(2 * backoff, _LONGEST_PAUSE)
-        raise CollateralFetchError(
-            f"{self.url} gave no collateral: {reason} ({url.removeprefix(self.url)})",
-            hint="is the service up? Collateral can also be imported: strongroom attest collateral import",
-        )
-
-    def _take_turn(self, ends: float) -> None:
-        """Wait until this client may ask again, whatever thread asked last."""
-        with self._lock:
-            now = time.monotonic()
-            due = max(now, self._next)
-            self._next = due + self._interval
-            turn = due - (_BURST - 1) * self._interval
-        if turn >= ends:
-            raise CollateralFetchError(f"{self.url} would be asked too often", hint="raise the deadline or the rate")
-        if turn > now:
-            self._sleep(turn - now)
-
-
-def _read(client: httpx.Client, url: str, ends: float) -> tuple[int, httpx.Headers, bytes]:
-    """Return one answer, bounded in size and in time however slowly it drips."""
-    left = ends - time.monotonic()
-    if left <= 0:
-        raise httpx.ReadTimeout("the deadline passed")
-    try:
-        answer = read_answer(client, "GET", url, most=_MAX_ANSWER, ends=ends, timeout=left)
-    except TooLongAnswerError as error:
-        raise CollateralFetchError(f"{url} answered with more than {_MAX_ANSWER} bytes") from error
-    return answer.status, answer.headers, answer.body
-
-
-def _retry_after(headers: httpx.Headers, otherwise: float) -> float:
-    value = headers.get("Retry-After", "")
-    return min(float(value), _LONGEST_PAUSE) if value.isdecimal() else otherwise
 
 
 def split_answer(body: bytes, member: str) -> tuple[str, str]:

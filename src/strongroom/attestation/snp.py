@@ -196,6 +196,16 @@ def describe_snp(report: SnpReport) -> dict[str, Any]:
     }
 
 
+def vcek_path(report: SnpReport, generation: str) -> str:
+    """Return where, at AMD's key distribution service, the VCEK of a report's chip and firmware is (57230 §4.1)."""
+    wide = with_fmc(generation)
+    tcb = SnpTcb.read(report.reported_tcb, with_fmc=wide)
+    numbers = [("blSPL", tcb.bootloader), ("teeSPL", tcb.tee), ("snpSPL", tcb.snp), ("ucodeSPL", tcb.microcode)]
+    query = "&".join(f"{name}={number:02d}" for name, number in ([("fmcSPL", tcb.fmc)] if wide else []) + numbers)
+    chip = report.chip_id[:_CHIP_BYTES_OF_TURIN] if wide else report.chip_id
+    return f"vcek/v1/{generation}/{chip.hex()}?{query}"
+
+
 def generation_of(cpuid: tuple[int, int, int]) -> str:
     """Return the processor generation of family, model and stepping; empty for one that is not known."""
     family, model, _ = cpuid
@@ -211,13 +221,8 @@ def _where_to_fetch(report: SnpReport) -> str:
     if not any(report.chip_id):
         return "the report hides its chip (MASK_CHIP_ID): take the VCEK from beside the report (configfs-tsm: auxblob)"
     generation = "" if report.cpuid is None else generation_of(report.cpuid)
-    wide = with_fmc(generation)
-    tcb = SnpTcb.read(report.reported_tcb, with_fmc=wide)
-    numbers = [("blSPL", tcb.bootloader), ("teeSPL", tcb.tee), ("snpSPL", tcb.snp), ("ucodeSPL", tcb.microcode)]
-    query = "&".join(f"{name}={number:02d}" for name, number in ([("fmcSPL", tcb.fmc)] if wide else []) + numbers)
-    chip = report.chip_id[:_CHIP_BYTES_OF_TURIN] if wide else report.chip_id
     doubt = "" if generation else "; if that is a Genoa, write Genoa for Milan: this report does not say which"
-    return f"fetch https://kdsintf.amd.com/vcek/v1/{generation or 'Milan'}/{chip.hex()}?{query}{doubt}"
+    return f"fetch https://kdsintf.amd.com/{vcek_path(report, generation or 'Milan')}{doubt}"
 
 
 def _check_key(report: SnpReport, endorsed: EndorsedKey) -> None:

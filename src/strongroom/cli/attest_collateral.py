@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import click
@@ -32,28 +34,53 @@ def collateral() -> None:
 @click.argument("folder", type=_FOLDER)
 @click.argument("quotes", type=_FILE, nargs=-1, required=True)
 @click.option("--service", metavar="URL", help="The collateral service: Intel's by default, or a PCCS.")
+@click.option("--amd-service", metavar="URL", help="Where AMD's certificates are: AMD by default, or a mirror.")
 @click.option("--early", is_flag=True, help="Fetch Intel's early TCB set instead of the standard one.")
 @click.option("--proxy", metavar="URL", default="", help="The HTTP proxy to go through; the environment is not read.")
 def _fetch(
-    screen: Screen, *, folder: Path, quotes: tuple[Path, ...], service: str | None, early: bool, proxy: str
+    screen: Screen,
+    *,
+    folder: Path,
+    quotes: tuple[Path, ...],
+    service: str | None,
+    amd_service: str | None,
+    early: bool,
+    proxy: str,
 ) -> None:
-    """Fetch the collateral of the platforms of QUOTES into FOLDER, one fetch per platform model."""
+    """Fetch the collateral of the platforms of QUOTES into FOLDER, one fetch per platform model.
+
+    For SGX and TDX that is Intel's, by platform model; for SEV-SNP a chip's own certificate and AMD's revocation list.
+    """
     from strongroom.attestation.collateral_sources import CollateralFolder
+    from strongroom.attestation.evidence.nitro import looks_like_nitro
     from strongroom.attestation.evidence.pck import parse_pck_chain
     from strongroom.attestation.evidence.quote import parse_quote
+    from strongroom.attestation.evidence.snp import looks_like_snp, parse_snp_report
     from strongroom.attestation.genuineness import hardware_part
+    from strongroom.attestation.kds import AMD_KDS, KeyDistributionService
     from strongroom.attestation.pcs import INTEL_PCS, CollateralService
     from strongroom.parties.evidence_files import read_evidence
 
-    client = CollateralService(service or INTEL_PCS, update="early" if early else "standard", proxy=proxy)
+    intel = CollateralService(service or INTEL_PCS, update="early" if early else "standard", proxy=proxy)
+    amd = KeyDistributionService(amd_service or AMD_KDS, proxy=proxy)
     place = CollateralFolder(folder)
-    wanted = {}
+    wanted: dict[Path, Callable[[], str]] = {}
     for path in quotes:
-        quote = parse_quote(hardware_part(read_evidence(path).quote))
+        evidence = read_evidence(path).quote
+        if looks_like_nitro(evidence):
+            screen.say(f"{path.name} needs none: its certificates come with it")
+            continue
+        data = hardware_part(evidence)
+        if looks_like_snp(data):
+            wanted[place.place_of_report(data)] = partial(amd.fetch, parse_snp_report(data))
+            continue
+        quote = parse_quote(data)
         target = place.place_of(quote)
-        wanted[target] = (quote, parse_pck_chain(quote.signature.pck_chain))
-    for target, (quote, chain) in wanted.items():
-        place.put(target, client.fetch(tee=quote.tee, fmspc=chain.extension.fmspc.hex().upper(), ca=chain.ca))
+        chain = parse_pck_chain(quote.signature.pck_chain)
+        fmspc = chain.extension.fmspc.hex().upper()
+        wanted[target] = partial(intel.fetch, tee=quote.tee, fmspc=fmspc, ca=chain.ca)
+    for target, fetch in wanted.items():
+        place.put(target, fetch())
         screen.say(f"fetched {target.name}")
     names = [target.name for target in wanted]
     screen.result({"folder": str(folder), "fetched": names}, text=[f"{len(names)} sets in {folder}"])

@@ -168,10 +168,14 @@ def _certificate(data: bytes) -> Finding | None:
     """Return an RA-TLS certificate with the quote in it; another certificate is nothing that is shown here."""
     try:
         certificate = parse_ra_tls(data)
-        quote = parse_quote(certificate.quote)
     except EvidenceError:
         return None
     facts = describe_certificate(certificate)
+    try:
+        quote = parse_quote(certificate.quote)
+    except EvidenceError as error:
+        damage = {"step": error.step, "reason": error.message}
+        return Finding(kind="RA-TLS certificate with a damaged quote", facts={**facts, "quote": damage})
     facts["binding"] = certificate.binding(quote.report_data) or "NONE: the quote does not commit to this key"
     return Finding(kind="RA-TLS certificate", facts={**facts, "quote": dict(_describe_quote(quote).facts)})
 
