@@ -140,17 +140,24 @@ def load_certificate(der: bytes, *, where: str) -> x509.Certificate:
 
 
 def verify_endorsements(
-    endorsements: AmdEndorsements, *, beside: Iterable[bytes] = (), anchor: TrustAnchor, now: datetime, fetch: str = ""
+    endorsements: AmdEndorsements,
+    *,
+    beside: Iterable[bytes] = (),
+    anchor: TrustAnchor,
+    now: datetime,
+    kind: str = "",
+    chip: bytes = b"",
+    fetch: str = "",
 ) -> EndorsedKey:
     """Return the chip's key, vouched for by the anchor's chain and current at ``now``.
 
-    ``beside``: certificates in DER that came with the report, used where the endorsements have none of their kind.
-    ``fetch`` says where a missing one is to be had. A genuine anchor stands for AMD's compiled-in roots. Raise
-    CollateralError if there is no VCEK or VLEK or no usable CRL, CertificateError if the chain does not hold,
-    RevokedError if its authority is revoked.
+    ``beside``: certificates in DER that came with the report, used where the endorsements have none of their kind. Of
+    several the one of ``kind`` (VCEK or VLEK) for ``chip`` is looked at, if there is one. ``fetch`` says where one that
+    is missing is to be had. A genuine anchor stands for AMD's compiled-in roots. Raise CollateralError if there is no
+    VCEK or VLEK or no usable CRL, CertificateError if the chain does not hold, RevokedError if its issuer is revoked.
     """
     offered = (*endorsements.certificates, *(load_certificate(der, where="certificate table") for der in beside))
-    leaf = next((one for one in offered if common_name(one) in _KEYS), None)
+    leaf = _choose(offered, kind=kind, chip=chip)
     if leaf is None:
         raise CollateralError(
             "no VCEK or VLEK, in the collateral or beside the report",
@@ -181,6 +188,22 @@ def verify_endorsements(
         crl_number=number,
         crl_issued=issued,
     )
+
+
+def _choose(offered: tuple[x509.Certificate, ...], *, kind: str, chip: bytes) -> x509.Certificate | None:
+    """Return the leaf that a report most likely needs; whether it is its own is verified afterwards."""
+    leaves = [one for one in offered if common_name(one) in _KEYS]
+    fitting = [one for one in leaves if _KEYS[common_name(one)] == kind]
+    own = [one for one in fitting if kind == "VLEK" or _names_chip(one, chip)]
+    return next(iter((*own, *fitting, *leaves)), None)
+
+
+def _names_chip(leaf: x509.Certificate, chip: bytes) -> bool:
+    try:
+        hwid = _read_hwid(leaf, _generation_of(leaf, "VCEK"))
+    except (CertificateError, MalformedEvidenceError):
+        return False
+    return any(hwid) and chip.startswith(hwid)
 
 
 @lru_cache(maxsize=1)

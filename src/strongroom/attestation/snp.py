@@ -140,7 +140,15 @@ def verify_snp(
     before the report is judged, and may refuse it.
     """
     offered = [der for _, der in report.certificates] + ([beside] if beside else [])
-    endorsed = verify_endorsements(endorsements, beside=offered, anchor=anchor, now=now, fetch=_where_to_fetch(report))
+    endorsed = verify_endorsements(
+        endorsements,
+        beside=offered,
+        anchor=anchor,
+        now=now,
+        kind=report.signing_key,
+        chip=report.chip_id,
+        fetch=_where_to_fetch(report),
+    )
     remember(endorsed)
     _check_key(report, endorsed)
     _verify_signature(report, endorsed.key)

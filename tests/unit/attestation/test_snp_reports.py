@@ -82,6 +82,15 @@ def test_a_missing_certificate_is_named_by_its_address_at_amd() -> None:
     assert "MASK_CHIP_ID" in judge(MILAN.report(chip=bytes(64)), "")["hint"]
 
 
+def test_of_several_certificates_the_reports_own_is_used_and_no_other() -> None:
+    others = MILAN.vcek(chip=b"\7" * 64), MILAN.vlek()
+    authorities = MILAN.ask, MILAN.asvk, MILAN.ark
+    for leaves, step in (((*others, MILAN.vcek()), None), ((MILAN.vcek(), *others), None), (others, "certificates")):
+        pem = "".join(one.public_bytes(Encoding.PEM).decode() for one in (*leaves, *authorities))
+        assert judge(MILAN.report(flags=1 << 2), pem)["step"] is None
+        assert judge(MILAN.report(), pem)["step"] == step
+
+
 def test_certificates_in_pem_may_have_words_around_them() -> None:
     chain = (MILAN.vcek(), MILAN.ask)
     pem = "".join(f"# a chain\nsubject=CN = any\n{one.public_bytes(Encoding.PEM).decode()}" for one in chain)
