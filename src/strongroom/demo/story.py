@@ -16,11 +16,12 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from strongroom.demo.data import OWNERS, lay_out
-from strongroom.demo.world import PROGRAMS, OwnerHome, World
+from strongroom.demo.world import PROGRAMS, WORKERS, OwnerHome, World
 from strongroom.envelope.custody import create_custody
 from strongroom.ledger.export import ExportReport, check_export
 from strongroom.parties.following import JobReport
 
+_SPARK = 6  # the step in which it starts
 COLUMNS = {
     "flights": ("carrier", "origin", "dest", "tailnum", "month", "day", "hour", "distance", "dep_delay"),
     "weather": ("origin", "month", "day", "hour", "temp", "wind_speed", "precip", "visib", "pressure"),
@@ -194,7 +195,7 @@ class Story:
             3: "The driver has its workers created",
             4: "The driver attests every worker; no evidence, no cluster secret",
             5: "Driver and workers get keys from the broker, by evidence and policy",
-            6: "Workers read ciphertext and decrypt inside the TEE",
+            6: "Spark starts in the workers, which read ciphertext and decrypt inside the TEE",
             7: "The job runs; results leave only through egress, encrypted to their recipients",
         }
         embedded = {
@@ -203,10 +204,17 @@ class Story:
             7: titles[7],
         }
         shown = titles if self.engine == "spark" else embedded
-        begin = {"broker-attested": 3, "member-admitted": 4, "worker-keys": 5, "spark-started": 6, "program-started": 7}
+        begin = {
+            "broker-attested": 3,
+            "member-admitted": 4,
+            "worker-keys": 5,
+            "spark-started": _SPARK,
+            "program-started": 7,
+        }
         if self.engine == "embedded":
             begin = {"keys-released": 5, "program-started": 7}
         current: list[Any] = [0, None]
+        keyed: set[int] = set()
 
         def turn(number: int) -> None:
             for step in range(current[0] + 1 if current[0] else 3, number + 1):
@@ -223,6 +231,9 @@ class Story:
                 turn(begin[name])
             if (note := describe(name, facts)) is not None:
                 self.narrator.note(note)
+            keyed.update([facts["member"]] if name == "worker-keys" else [])
+            if len(keyed) == WORKERS and current[0] < _SPARK:
+                turn(_SPARK)  # starting Spark takes longest: it is not what getting keys takes
 
         try:
             yield on_event

@@ -28,6 +28,7 @@ from strongroom.statements import SigningKey, Statement
 
 PURPOSE = "delay-statistics"
 LEASE_SECONDS = 2
+WORKERS = 2
 UNSEAL_SECONDS = 30.0
 _LAST_WORD_SECONDS = 2.0
 WITHHELD = {"flights": ("flight", "dep_time"), "weather": (), "planes": ("model",)}
@@ -206,7 +207,7 @@ size = 50
             ]
         for output in outputs:
             lines += ["", f"[outputs.{output}]", f'recipients = ["{analyst}"]']
-        lines += ["", "[cluster]", "workers = 2", "worker_cores = 1", 'worker_memory = "1g"']
+        lines += ["", "[cluster]", f"workers = {WORKERS}", "worker_cores = 1", 'worker_memory = "1g"']
         return "\n".join(lines) + "\n"
 
     def close(self) -> None:
