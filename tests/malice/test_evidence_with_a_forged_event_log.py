@@ -46,7 +46,14 @@ def appraise(event_log: bytes, *, tee: str = "tdx", quote: bytes = QUOTE):
 
 
 def test_the_log_of_this_boot_is_accepted() -> None:
-    assert appraise(log(*BOOT)).measurement == appraise(log(*BOOT) + b"\xff" * 64).measurement
+    plain = appraise(log(*BOOT)).measurement
+    for padding in (b"\xff" * 64, bytes(12), bytes(1 << 16)):
+        assert appraise(log(*BOOT) + padding).measurement == plain
+
+
+def test_nothing_hides_behind_a_gap_of_zeros() -> None:
+    with pytest.raises(MalformedEvidenceError):
+        appraise(log(*BOOT) + bytes(64) + event(2, b"rootkit"))
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,9 @@ def _token(data: bytes) -> Finding | None:
         times = {name: _time(claims[name]) for name in ("iat", "nbf", "exp") if name in claims}
         facts = {
             "verified": False,
-            "issuer": claims.get("iss", claims.get("ear.verifier-id", "")),
+            "issuer": next(
+                (claims[name] for name in ("iss", "ear_verifier_id", "ear.verifier-id") if name in claims), ""
+            ),
             "algorithm": header.get("alg", ""),
             "key": header.get("kid", ""),
             **times,

@@ -22,6 +22,7 @@ _NO_ACTION = 3
 _SIGNATURE = b"Spec ID Event03\0"
 _FIRST_HEADER = 32
 _END = b"\xff\xff\xff\xff"
+_EMPTY = bytes(12)
 _REGISTERS = 4
 
 
@@ -45,7 +46,7 @@ def parse_event_log(data: bytes) -> tuple[BootEvent, ...]:
             field="event log.header", got=specification[:16].hex(), expected="'Spec ID Event03' (crypto-agile log)"
         )
     events: list[BootEvent] = []
-    while reader.left and not data.startswith(_END, reader.offset):
+    while reader.left and not _ends(data, reader.offset):
         if len(events) == MAX_EVENTS:
             raise MalformedEvidenceError(field="event log", got="more events", expected=f"at most {MAX_EVENTS}")
         reader.where = f"event log.{len(events)}"
@@ -62,6 +63,13 @@ def parse_event_log(data: bytes) -> tuple[BootEvent, ...]:
             )
         events.append(BootEvent(register=register - 1, type=kind, digest=digests[_SHA384], data=body))
     return tuple(events)
+
+
+def _ends(data: bytes, offset: int) -> bool:
+    """Say whether nothing but padding follows: OVMF fills the table with ones, td-shim with zeros."""
+    if data.startswith(_END, offset):
+        return True
+    return data.startswith(_EMPTY, offset) and data.count(0, offset) == len(data) - offset
 
 
 def replay(events: Iterable[BootEvent]) -> tuple[bytes, bytes, bytes, bytes]:
