@@ -10,13 +10,15 @@ import base64
 import dataclasses
 import json
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from strongroom.attestation.amd_endorsements import load_certificate
+from cryptography import x509
+
+from strongroom.attestation.amd_endorsements import load_certificate, parse_amd_endorsements
 from strongroom.attestation.collateral import parse_collateral
 from strongroom.attestation.evidence import Quote, parse_quote
 from strongroom.attestation.evidence.azure import looks_like_azure, parse_hcl_report
@@ -96,6 +98,8 @@ def _token(data: bytes) -> Finding | None:
         return None
     try:
         header, claims = (json.loads(base64.urlsafe_b64decode(part + b"==")) for part in token.split(b".")[:2])
+        if not isinstance(header, dict) or not isinstance(claims, dict):
+            raise ValueError("not two JSON objects")  # noqa: TRY301, TRY004  as of any other damage
         times = {name: _time(claims[name]) for name in ("iat", "nbf", "exp") if name in claims}
         facts = {
             "verified": False,
@@ -191,13 +195,17 @@ def _plain_certificates(data: bytes) -> Finding | None:
             certificates = (load_certificate(data, where="file"),)
     except EvidenceError:
         return None
-    listed = [
+    listed = _list_certificates(certificates)
+    hint = "a certificate proves nothing about a TEE by itself; a VCEK or VLEK is collateral: --collateral FILE"
+    return Finding(kind=f"{len(listed)} certificate{'s'[: len(listed) > 1]}", facts={"found": listed, "hint": hint})
+
+
+def _list_certificates(certificates: Iterable[x509.Certificate]) -> list[str]:
+    return [
         f"{one.subject.rfc4514_string()}, by {one.issuer.rfc4514_string()}, valid from "
         f"{one.not_valid_before_utc:%FT%TZ} to {one.not_valid_after_utc:%FT%TZ}"
         for one in certificates
     ]
-    hint = "a certificate proves nothing about a TEE by itself; a VCEK or VLEK is collateral: --collateral FILE"
-    return Finding(kind=f"{len(listed)} certificate{'s'[: len(listed) > 1]}", facts={"found": listed, "hint": hint})
 
 
 def _event_log(data: bytes) -> Finding | None:
@@ -250,6 +258,7 @@ def _json(data: bytes) -> Finding | None:
         lambda: _statement(Statement.decode(data)),
         lambda: _signed_job(data),
         lambda: _collateral(data),
+        lambda: _endorsements(data),
         lambda: _evidence_in_json(data),
     )
     for read in readers:
@@ -283,6 +292,14 @@ def _collateral(data: bytes) -> Finding:
         "digest": found.digest,
     }
     return Finding(kind="collateral", facts=facts)
+
+
+def _endorsements(data: bytes) -> Finding:
+    found = parse_amd_endorsements(data.decode())
+    crl = found.crl
+    revocation = "no list" if crl is None else f"list of {crl.last_update_utc:%F}, good until {crl.next_update_utc:%F}"
+    facts = {"certificates": _list_certificates(found.certificates), "revocation": revocation, "digest": found.digest}
+    return Finding(kind="AMD endorsements", facts=facts)
 
 
 def _signed_job(data: bytes) -> Finding:

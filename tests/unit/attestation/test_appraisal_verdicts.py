@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from strongroom.attestation import failures
 from strongroom.attestation.appraisal import (
     INTEL,
     AppraisalPolicy,
@@ -255,3 +256,10 @@ def test_every_step_has_its_class() -> None:
         if hasattr(one, "at"):
             classes.setdefault(one.at, one)
     assert set(classes) == set(Step)
+
+
+def test_every_refusal_says_what_to_do_even_where_its_raiser_does_not() -> None:
+    classes = [one for one in vars(failures).values() if isinstance(one, type) and issubclass(one, EvidenceError)]
+    made = [one("words") for one in classes if one not in (EvidenceError, failures.MalformedEvidenceError)]
+    made.append(failures.MalformedEvidenceError(field="a", got="b", expected="c"))
+    assert [type(one).__name__ for one in made if not one.hint and type(one).__name__[0] != "_"] == []

@@ -4,6 +4,7 @@ import base64
 import json
 import os
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -188,3 +189,12 @@ def test_certificates_without_evidence_are_shown_as_such(tmp_path: Path) -> None
         (tmp_path / name).write_bytes(content)
         found = inspect_path(tmp_path / name)
         assert (found.kind, "proves nothing" in found.facts["hint"]) == (many, True)
+
+
+def test_a_chips_endorsements_are_shown_with_their_revocation_list(tmp_path: Path) -> None:
+    amd = AmdVendor("Milan")
+    (tmp_path / "with").write_text(amd.endorsements(crl=amd.crl(now=datetime(2026, 3, 1, tzinfo=UTC))))
+    (tmp_path / "without").write_text(amd.endorsements())
+    assert inspect_path(tmp_path / "with").facts["revocation"].startswith("list of 2026-02-28")
+    assert inspect_path(tmp_path / "without").facts["revocation"] == "no list"
+    assert "SEV-VCEK" in inspect_path(tmp_path / "without").facts["certificates"][0]
