@@ -6,7 +6,9 @@ from contextlib import closing
 import pytest
 from lab import Desk, wait_until
 from serving_world import SIMPLE, ask, outputs, simple_world
+from small_world import Background
 
+from strongroom.cli.journey import run
 from strongroom.errors import RefusedError, StrongroomError
 from strongroom.jobs.launch.kubernetes.board import Board
 from strongroom.serving.client import open_client
@@ -122,3 +124,13 @@ def test_endpoint_that_is_left_to_the_cluster_goes_on_and_is_cancelled(lab, desk
     desk.answer(capsys, "job", "cancel", listed["job"])
     wait_until(lambda: lab.names("pods") == [])
     assert desk.answer(capsys, "job", "show", listed["job"])["state"] == "cancelled"
+
+
+def test_analyst_who_left_an_endpoint_comes_back_and_hears_its_end(lab, desk, tmp_path, capsys):
+    words = ["serve", lab.world.serve_job("simple", program=SIMPLE), "--cluster", "k8s", "--detach", *desk.party]
+    words += ["--platform", lab.world.platform.directory, "--publish", tmp_path / "endpoint.json"]
+    name = desk.answer(capsys, *words)["job"]
+    attached = Background(lambda: run(["job", "attach", name, *desk.party, "--settings", str(desk.file)]))
+    wait_until(lambda: "serving" in capsys.readouterr().err)
+    board(lab).cancel(name)
+    assert attached.outcome(60) == 0

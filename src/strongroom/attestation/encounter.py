@@ -124,7 +124,7 @@ class End:
         )
         if meeting.peer.role not in self.admits:
             raise WrongRoleError(
-                f"the other end is a {meeting.peer.role.value}, expected {' or '.join(sorted(self.admits))}",
+                f"the other end has the role {meeting.peer.role.value}, expected {' or '.join(sorted(self.admits))}",
                 step="role",
             )
         # The end that came asking proves itself first, so that strangers cannot make a listener produce quotes.

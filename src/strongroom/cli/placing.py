@@ -85,11 +85,13 @@ def describe_placed(left: LeftJob, settings: Path) -> dict[str, str]:
         "settings": str(settings.absolute()),
         "driver_spki": left.driver.spki.hex(),
         "driver_kem": left.driver.kem.hex(),
+        "role": left.role.value,
     }
 
 
 def recall_left(known: FinishedJob) -> LeftJob:
     """Return a job that this home handed over to a driver on a cluster; raise UsageError if it did not."""
+    from strongroom.attestation.roles import Role
     from strongroom.attestation.workload_keys import PublicKeys
     from strongroom.parties.analyst import LeftJob
 
@@ -110,6 +112,7 @@ def recall_left(known: FinishedJob) -> LeftJob:
         driver=driver,
         timings={},
         simulated=False,
+        role=Role.parse(known.placed.get("role", Role.DRIVER.value)),
     )
 
 

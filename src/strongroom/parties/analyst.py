@@ -66,6 +66,7 @@ class LeftJob:
     driver: PublicKeys
     timings: Mapping[str, float]
     simulated: bool
+    role: Role = Role.DRIVER
 
 
 Remember = Callable[[LeftJob], None]
@@ -227,11 +228,11 @@ class Analyst:
 
         Raises EvidenceError if it is not the driver that the job was handed to.
         """
-        channel = self._attest(known.digest, address, wanted="any")
+        channel = self._attest(known.digest, address, wanted="any", role=known.role)
         if channel.peer_keys != known.driver:
             channel.close()
             raise EvidenceError(
-                "this driver is not the one that the job was handed to",
+                f"this {known.role} is not the one that the job was handed to",
                 step="driver key",
                 hint="its host started another; `strongroom job show` tells what became of the first",
             )
@@ -385,6 +386,7 @@ class Analyst:
             driver=channel.peer_keys,
             timings=dict(submitted.timings),
             simulated=simulated,
+            role=role,
         )
         on_event("handed-over", {"job": left.job, **({"name": name} if name else {})})
         return left, channel
