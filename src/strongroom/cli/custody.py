@@ -46,7 +46,7 @@ def _password_file(*, confirm: bool) -> Callable[[Callable[..., None]], Callable
     group=custody,
     examples=(
         f"strongroom custody create {_SOFTHSM}",
-        "strongroom custody create 'openbao://bao.example:8200/transit/claims?ca=ca.pem&token_file=token'",
+        "strongroom custody create 'openbao://bao.example:8200/transit/claims?ca=/etc/bao/ca.pem&token_file=/etc/bao/token'",
         "strongroom custody create file:/media/usb/master.key",
     ),
 )

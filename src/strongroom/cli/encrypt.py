@@ -18,7 +18,7 @@ from strongroom.errors import UsageError
         "strongroom encrypt 2025/*.parquet --dataset claims --version 2 --to encrypted/claims-2",
         "strongroom encrypt model/ --files --dataset tumour-model --to encrypted/tumour-model",
         "strongroom encrypt claims.csv --dataset claims --to claims/ \\",
-        "    --custody 'openbao://bao.example:8200/transit/claims?ca=ca.pem&token_file=token'",
+        "    --custody 'openbao://bao.example:8200/transit/claims?ca=/etc/bao/ca.pem&token_file=/etc/bao/token'",
         "strongroom encrypt claims.csv --dataset claims --to claims/ \\",
         "    --custody 'pkcs11:token=clinic;object=claims?module-path=/usr/lib/softhsm/libsofthsm2.so'",
     )

@@ -76,6 +76,7 @@ def identity(
             "role": known.role,
             "created": known.created.isoformat(),
             "home": str(home),
+            "custody": place.default_custody,
             "exported": str(export) if export else None,
         },
         text=(str(known.party),),

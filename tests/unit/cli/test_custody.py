@@ -81,7 +81,8 @@ def test_dataset_is_encrypted_under_the_token_and_moved_home(desk: Path, key: st
 def test_identity_may_be_sealed_by_the_token_alone(desk: Path, softhsm: object, key: str, capsys: Told) -> None:
     """Then there is no master key in the home, and the token's PIN is all that anybody is asked for."""
     words = ["--home", str(desk / "bank"), "--password-file", str(desk / "pin")]
-    answer(["identity", "--name", "bank", "--role", "owner", "--custody", key, *words], capsys)
+    made = answer(["identity", "--name", "bank", "--role", "owner", "--custody", key, *words], capsys)
+    assert made["custody"] == key
     assert not (desk / "bank" / "master.key").exists()
     assert Home(desk / "bank").default_custody == key
     assert answer([*encrypt(desk, "ledger"), *words], capsys)["custody"] == key
