@@ -7,7 +7,7 @@ never repairs and never fetches.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Final
@@ -69,8 +69,9 @@ class RevocationList:
 class Collateral:
     """Endorsements and revocation data for one platform model, opened but not yet verified.
 
-    ``digest`` covers every member, whatever the JSON around them looks like; ``pck_chain`` is empty where the quote
-    carries its own; ``engine`` is the same collateral as dcap-qvl reads it. The chain that comes with the PCK CRL is
+    ``digest`` covers every member, whatever the JSON around them looks like; ``pck_chain``, of one platform, is for
+    quotes that carry none, and ``without_chain`` the same collateral for those that carry their own (None if it has no
+    chain); ``engine`` is the same collateral as dcap-qvl reads it. The chain that comes with the PCK CRL is
     not used: the list must be signed by the authority in the platform's own chain.
     """
 
@@ -81,6 +82,7 @@ class Collateral:
     pck_crl: RevocationList
     pck_chain: bytes
     engine: dcap_qvl.QuoteCollateralV3
+    without_chain: Collateral | None = None
 
     @property
     def fmspc(self) -> str:
@@ -100,12 +102,10 @@ def parse_collateral(text: str) -> Collateral:
     Pure, and remembered for the last texts: a verifier appraises many platforms with few sets.
     """
     members = _read_members(text)
-    try:
-        engine = dcap_qvl.QuoteCollateralV3.from_json(text)
-    except ValueError as error:
-        raise CollateralError(f"not QuoteCollateralV3 JSON: {error}") from error
     chain = members.get(_CHAIN, "")
-    return Collateral(
+    engine = _read_engine({name: members[name] for name in _MEMBERS})  # first: it refuses text that is no Unicode
+    with_chain = _read_engine({name: members[name] for name in (*_MEMBERS, _CHAIN)}) if chain else None
+    plain = Collateral(
         digest=to_text(
             digest("strongroom/collateral/v1", *(members[name].encode() for name in _MEMBERS), chain.encode())
         ),
@@ -113,9 +113,19 @@ def parse_collateral(text: str) -> Collateral:
         qe_identity=_read_document(members, "qe_identity"),
         root_crl=_read_crl(members, "root_ca_crl"),
         pck_crl=_read_crl(members, "pck_crl"),
-        pck_chain=chain.encode(),
+        pck_chain=b"",
         engine=engine,
     )
+    if with_chain is None:
+        return plain
+    return replace(plain, pck_chain=chain.encode(), engine=with_chain, without_chain=plain)
+
+
+def _read_engine(members: dict[str, str]) -> dcap_qvl.QuoteCollateralV3:
+    try:
+        return dcap_qvl.QuoteCollateralV3.from_json(json.dumps(members))
+    except ValueError as error:
+        raise CollateralError(f"not QuoteCollateralV3 JSON: {error}") from error
 
 
 def _read_members(text: str) -> dict[str, str]:

@@ -47,7 +47,10 @@ def open_evidence(data: bytes, *, choose: Callable[[Quote], Collateral], anchor:
     """
     quote = parse_quote(data)
     collateral = choose(quote)
-    pem = collateral.pck_chain or quote.signature.pck_chain
+    own = quote.signature.pck_chain
+    if own and collateral.without_chain is not None:  # else one machine's chain would shut out all others of its model
+        collateral = collateral.without_chain
+    pem = own or collateral.pck_chain
     if not pem:
         raise CertificateError(
             f"neither the quote (certification data of type {quote.signature.certification_type}) nor the collateral "

@@ -1,5 +1,6 @@
 """Evidence is appraised in a fixed order; the first failure names its step and what to do."""
 
+import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
@@ -263,3 +264,19 @@ def test_every_refusal_says_what_to_do_even_where_its_raiser_does_not() -> None:
     made = [one("words") for one in classes if one not in (EvidenceError, failures.MalformedEvidenceError)]
     made.append(failures.MalformedEvidenceError(field="a", got="b", expected="c"))
     assert [type(one).__name__ for one in made if not one.hint and type(one).__name__[0] != "_"] == []
+
+
+def test_a_chain_in_the_collateral_is_for_quotes_without_one_and_shuts_out_no_other_machine() -> None:
+    own, text = quote_of("sgx"), VENDOR.collateral("sgx", now=NOW)
+    others = json.dumps({**json.loads(text), "pck_certificate_chain": VENDOR.impostor().pck_chain.decode()})
+    mine = json.dumps({**json.loads(text), "pck_certificate_chain": VENDOR.pck_chain.decode()})
+    kind = own.index(VENDOR.pck_chain) - 6  # certification data: its type as u16, its length as u32, the chain
+    nameless = own[:kind] + (3).to_bytes(2, "little") + own[kind + 2 :]
+    for quote, collateral, step in (
+        (own, others, None),
+        (own, mine, None),
+        (nameless, mine, None),
+        (nameless, others, "certificates"),
+        (nameless, text, "certificates"),
+    ):
+        assert verify_quote(quote, collateral=collateral, now=NOW, anchor=ANCHOR)["step"] == step
