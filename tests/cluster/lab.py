@@ -10,16 +10,11 @@ from pathlib import Path
 import small_world
 
 from strongroom.cli.journey import run
-from strongroom.envelope.custody import create_custody
-from strongroom.envelope.staging import replace_file
 from strongroom.jobs.launch.kubernetes import KubernetesHost
 from strongroom.jobs.launch.kubernetes.access import find_access
 from strongroom.jobs.launch.kubernetes.api import Cluster
 from strongroom.jobs.launch.kubernetes.carrying import carry
 from strongroom.jobs.launch.kubernetes.settings import parse_settings
-from strongroom.parties import home as homes
-from strongroom.parties.brokers import SimulatedVendor, TrustedBroker
-from strongroom.parties.home import Home, PartyKeys
 
 IMAGE = "strongroom:test"
 _PATIENCE_SECONDS = 240  # a real node takes its time to start and to end pods
@@ -130,7 +125,7 @@ class Desk:
         file.write_text(lab.settings())
         (place / "password").write_text("a long enough password\n")
         desk = cls(lab, place, file)
-        desk._write_home()
+        small_world.write_home(lab.world, lab.world.analyst, place / "home")
         return desk
 
     @property
@@ -147,15 +142,3 @@ class Desk:
     def forget_jobs(self) -> None:
         """Be the same analyst on another machine."""
         shutil.rmtree(self.place / "home" / "jobs")
-
-    def _write_home(self) -> None:
-        world, home = self.lab.world, Home(self.place / "home")
-        analyst = world.analyst
-        home.directory.mkdir(mode=0o700)
-        custody = create_custody(home.default_custody, password=lambda: b"a long enough password")
-        sealed = homes._seal_keys(PartyKeys(signing=analyst.key, kem=analyst.kem), custody)
-        replace_file(home.directory / "identity.sealed", json.dumps(sealed).encode(), mode=0o600)
-        replace_file(home.directory / "identity.json", world.identity(analyst).encode().encode(), mode=0o600)
-        vendor = SimulatedVendor.pin(world.platform.directory)
-        measurements = {role: frozenset({text}) for role, text in world.measurements.items()}
-        home.trust(TrustedBroker(url=world.broker_url, measurements=measurements, vendor=vendor))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import fcntl
+import json
 import os
 import shutil
 import signal
@@ -32,8 +33,12 @@ from strongroom.digests import bytes_digest
 from strongroom.envelope.custody import create_custody
 from strongroom.envelope.hpke import KemKey
 from strongroom.envelope.manifest import unwrap_data_key
+from strongroom.envelope.staging import replace_file
 from strongroom.ledger.memory import CheckpointMemory
+from strongroom.parties import home as homes
 from strongroom.parties.analyst import Analyst
+from strongroom.parties.brokers import SimulatedVendor, TrustedBroker
+from strongroom.parties.home import Home, PartyKeys
 from strongroom.parties.owner import Owner
 from strongroom.parties.trust import Trust
 from strongroom.statements import SigningKey
@@ -350,6 +355,22 @@ def small_world(
         yield world.open(**policy)
     finally:
         world.close()
+
+
+HOME_PASSWORD = "a long enough password"
+
+
+def write_home(world: SmallWorld, analyst: Analyst, directory: Path) -> None:
+    """Make a home as the command line has it, with an analyst's keys, that trusts the world's broker."""
+    home = Home(directory)
+    home.directory.mkdir(mode=0o700)
+    custody = create_custody(home.default_custody, password=HOME_PASSWORD.encode)
+    sealed = homes._seal_keys(PartyKeys(signing=analyst.key, kem=analyst.kem), custody)
+    replace_file(home.directory / "identity.sealed", json.dumps(sealed).encode(), mode=0o600)
+    replace_file(home.directory / "identity.json", world.identity(analyst).encode().encode(), mode=0o600)
+    vendor = SimulatedVendor.pin(world.platform.directory)
+    measurements = {role: frozenset({text}) for role, text in world.measurements.items()}
+    home.trust(TrustedBroker(url=world.broker_url, measurements=measurements, vendor=vendor))
 
 
 class Background(threading.Thread):
