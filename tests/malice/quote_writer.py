@@ -1,6 +1,5 @@
 """Write what genuine hardware would sign if the workload, its module or its quoting enclave were another."""
 
-import struct
 from datetime import UTC, datetime
 
 from strongroom.attestation.anchors import TrustAnchor
@@ -8,10 +7,9 @@ from strongroom.attestation.simulated.pki import Vendor
 from strongroom.attestation.simulated.quoting import (
     SgxFacts,
     TdxFacts,
-    _assemble,
-    _certify,
     quote_sgx,
     quote_tdx,
+    sign_quote,
 )
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -42,7 +40,4 @@ def write_quote(version: int, changes: dict[int, bytes], *, quoting_enclave: str
     for offset, value in changes.items():
         signed[start + offset : start + offset + len(value)] = value
     signed[: len(header)] = header
-    key, certification = _certify(VENDOR, quoting_enclave or ("sgx" if version == 3 else "tdx"))
-    if version != 3:
-        certification = struct.pack("<HI", 6, len(certification)) + certification
-    return _assemble(bytes(signed), key, certification)
+    return sign_quote(VENDOR, quoting_enclave or ("sgx" if version == 3 else "tdx"), bytes(signed))

@@ -8,14 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from functools import lru_cache
-
-import dcap_qvl
-import pydantic_core
+from datetime import datetime
 
 from strongroom.attestation.anchors import TrustAnchor
 from strongroom.attestation.causes import name_cause
+from strongroom.attestation.certification import verify_cryptography
 from strongroom.attestation.claims import Claims
 from strongroom.attestation.collateral import Collateral
 from strongroom.attestation.endorsements import check_certificates, verify_collateral
@@ -66,42 +63,27 @@ def verify_opened(opened: Opened, data: bytes, *, anchor: TrustAnchor, now: date
     """Return the claims of a quote whose signatures, platform and attributes hold; raise an EvidenceError otherwise."""
     quote, extension = opened.quote, opened.chain.extension
     check_certificates(opened.collateral, chain=opened.chain, now=now)
-    seconds = int(now.timestamp())
     try:
-        verified = _engine(anchor).verify_with_policy(
-            data[: quote.size], opened.collateral.engine, seconds, dcap_qvl.QuotePolicy.claims_only(seconds)
-        )
+        certified = verify_cryptography(quote, data, collateral=opened.collateral, anchor=anchor, now=now)
     except ValueError as error:
         raise _explain(str(error), opened) from error
-    facts = pydantic_core.from_json(verified.to_json())
-    platform = facts["platform"]
-    if (bytes(platform["pck"]["ppid"]), bytes(platform["pck"]["cpu_svn"]), bytes(platform["pck"]["fmspc"])) != (
-        extension.ppid,
-        extension.cpusvn,
-        extension.fmspc,
-    ):
+    if (certified.ppid, certified.cpusvn, certified.fmspc) != (extension.ppid, extension.cpusvn, extension.fmspc):
         raise CertificateError("the platform's certificate reads differently in two parsers, expected one meaning")
     _check_attributes(quote)
-    status = facts["tcb"]["status"]
     return Claims(
         quote=quote,
         platform=extension,
-        tcb_status=status,
-        advisories=tuple(facts["tcb"]["advisory_ids"]),
-        tcb_date=datetime.fromtimestamp(platform["tcb_date_tag"], UTC),
-        qe_status=facts["qe"]["tcb_level"]["tcbStatus"],
-        qe_tcb_date=datetime.fromisoformat(facts["qe"]["tcb_level"]["tcbDate"]).astimezone(UTC),
-        evaluation_number=facts["tcb"]["eval_data_number"],
+        tcb_status=certified.tcb_status,
+        advisories=certified.advisories,
+        tcb_date=certified.tcb_date,
+        qe_status=certified.qe_status,
+        qe_tcb_date=certified.qe_tcb_date,
+        evaluation_number=certified.evaluation_number,
         collateral_digest=opened.collateral.digest,
         collateral_issued=min(opened.collateral.tcb_info.issued, opened.collateral.qe_identity.issued),
         expires=opened.collateral.expires,
-        remedy="" if status == "UpToDate" else _shortfall(opened, at_best=True).remedy,
+        remedy="" if certified.tcb_status == "UpToDate" else _shortfall(opened, at_best=True).remedy,
     )
-
-
-@lru_cache(maxsize=16)
-def _engine(anchor: TrustAnchor) -> dcap_qvl.QuoteVerifier:
-    return dcap_qvl.QuoteVerifier(anchor.root_der)
 
 
 def _check_attributes(quote: Quote) -> None:

@@ -4,7 +4,6 @@ Public quotes show a few of them; here the simulated vendor's levels are edited 
 """
 
 import json
-import struct
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -17,7 +16,7 @@ from strongroom.attestation.criteria import AppraisalPolicy
 from strongroom.attestation.explain import explain_verdict
 from strongroom.attestation.facts import verify_quote
 from strongroom.attestation.simulated.pki import Vendor, sign_raw
-from strongroom.attestation.simulated.quoting import SgxFacts, TdxFacts, _assemble, _certify, quote_sgx, quote_tdx
+from strongroom.attestation.simulated.quoting import SgxFacts, TdxFacts, quote_sgx, quote_tdx, sign_quote
 from strongroom.attestation.tcb import TCB_STATUSES
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -129,8 +128,7 @@ def test_a_domain_started_before_its_module_was_updated_is_told_to_start_again(c
     quote = bytearray(QUOTES["tdx 5"][: 54 + 648])
     now = bytes([quote[SVN2][0] + 1, *quote[SVN2][1:]])
     quote[SVN2] = now
-    key, certification = _certify(VENDOR, "tdx")
-    updated = _assemble(bytes(quote), key, struct.pack("<HI", 6, len(certification)) + certification)
+    updated = sign_quote(VENDOR, "tdx", bytes(quote))
 
     def renew(info: dict[str, Any]) -> None:
         (module,), (level,) = info["tdxModuleIdentities"], info["tcbLevels"]

@@ -157,7 +157,7 @@ def test_spark_gets_its_own_quoting(fused: FusedPolicy) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("SELEKT 1", "cannot be read as SQL"),
+        ("SELECT FROM 1", "cannot be read as SQL"),
         ("SELECT nope FROM people", "column 'nope' is not among the columns that the job asks for"),
         ("SELECT p.nope FROM people p", "the names in the query cannot be resolved: "),
         ("SELECT id FROM folk", "table 'folk' is not an input of the job"),

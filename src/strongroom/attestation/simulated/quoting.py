@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from dataclasses import dataclass
+from functools import lru_cache
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -26,6 +27,7 @@ _TD_DEBUG, _TD_SEPT_VE_DISABLE = 1 << 0, 1 << 28
 _XFAM = 0x061AE7
 _QE_AUTH_DATA = bytes(range(32))
 _CERTIFICATES, _QE_REPORT = 5, 6  # certification data types
+_UNFRAMED = struct.pack("<H", 3)  # the version whose certification stands in the open
 _BODY_TD10, _BODY_TD15 = 2, 3
 
 
@@ -63,9 +65,7 @@ def quote_sgx(vendor: Vendor, facts: SgxFacts, *, report_data: bytes, faults: Fa
         svn=facts.svn,
         report_data=_checked(report_data),
     )
-    signed = _header(3, "sgx") + body
-    key, certification = _certify(vendor, "sgx")
-    return _assemble(signed, key, certification)
+    return sign_quote(vendor, "sgx", _header(3, "sgx") + body)
 
 
 def quote_tdx(
@@ -93,19 +93,29 @@ def quote_tdx(
     if version == 5:  # noqa: PLR2004  the quote format's own number
         body += svns + bytes(48)  # TEE_TCB_SVN2 and MRSERVICETD
         body = struct.pack("<HI", _BODY_TD15, len(body)) + body
-    key, certification = _certify(vendor, "tdx")
-    nested = struct.pack("<HI", _QE_REPORT, len(certification)) + certification
-    return _assemble(_header(version, "tdx") + body, key, nested)
+    return sign_quote(vendor, "tdx", _header(version, "tdx") + body)
 
 
-def _assemble(signed: bytes, key: ec.EllipticCurvePrivateKey, certification: bytes) -> bytes:
+def sign_quote(vendor: Vendor, tee: str, signed: bytes, *, generation: int = 0) -> bytes:
+    """Return header and body with signature and certification by the quoting enclave for ``tee``.
+
+    ``generation``: how often the platform has renewed its attestation key.
+    """
+    key, certification = _certify(vendor, tee, generation)
+    if signed[:2] != _UNFRAMED:
+        certification = struct.pack("<HI", _QE_REPORT, len(certification)) + certification
     tail = sign_raw(key, signed) + _raw_public(key) + certification
     return signed + struct.pack("<I", len(tail)) + tail
 
 
-def _certify(vendor: Vendor, tee: str) -> tuple[ec.EllipticCurvePrivateKey, bytes]:
-    """Return the attestation key and what vouches for it: QE report, PCK signature, authentication data, PCK chain."""
-    key = vendor.derive_key(f"attestation/{tee}")
+@lru_cache(maxsize=2048)
+def _certify(vendor: Vendor, tee: str, generation: int) -> tuple[ec.EllipticCurvePrivateKey, bytes]:
+    """Return the attestation key and what vouches for it: QE report, PCK signature, authentication data, PCK chain.
+
+    Certified once per process, as Intel's quoting enclaves keep the certification beside the key and copy it into each
+    quote.
+    """
+    key = vendor.derive_key(f"attestation/{tee}/{generation}" if generation else f"attestation/{tee}")
     committed = hashlib.sha256(_raw_public(key) + _QE_AUTH_DATA).digest() + bytes(32)
     report = _sgx_report(
         flags=_INIT | _MODE64 | _PROVISION_KEY,
