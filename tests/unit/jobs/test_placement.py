@@ -10,7 +10,8 @@ import time
 import pytest
 
 from strongroom.errors import TransportError
-from strongroom.jobs.launch.placement import Launcher, PlacementError
+from strongroom.jobs.launch.launcher import Launcher
+from strongroom.jobs.launch.placement import PlacementError
 
 LISTENING = """
 import json, time

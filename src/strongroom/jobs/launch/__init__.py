@@ -5,6 +5,7 @@ whoever it starts must prove itself. ``process`` keeps everything in one driver 
 adds workers; ``kubernetes`` makes a pod of each.
 """
 
-from strongroom.jobs.launch.placement import JobHost, Launcher, Leavable, Placement, RunningProcess, TeeHost
+from strongroom.jobs.launch.launcher import Launcher
+from strongroom.jobs.launch.placement import JobHost, Leavable, Placement, RunningProcess, TeeHost
 
 __all__ = ["JobHost", "Launcher", "Leavable", "Placement", "RunningProcess", "TeeHost"]

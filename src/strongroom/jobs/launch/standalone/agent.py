@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from strongroom.errors import RefusedError, StrongroomError, TransportError, UsageError
-from strongroom.jobs.launch.placement import HEADS, RunningProcess, TeeHost, end_processes, say_lines
+from strongroom.jobs.launch.launcher import end_processes
+from strongroom.jobs.launch.placement import HEADS, RunningProcess, TeeHost, say_lines
 from strongroom.jobs.launch.standalone.line import (
     ALIVE,
     ALIVE_SECONDS,

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from strongroom.errors import StrongroomError
-from strongroom.jobs.launch.placement import HEADS, Launcher, NoRoomError, PlacementError, PlacementEvent
+from strongroom.jobs.launch.launcher import Launcher
+from strongroom.jobs.launch.placement import HEADS, NoRoomError, PlacementError, PlacementEvent
 from strongroom.jobs.launch.standalone.line import ALIVE, ALIVE_SECONDS, SILENCE_SECONDS, ControlLine, connect
 from strongroom.jobs.launch.standalone.settings import HostForm, HostSettings
 from strongroom.jobs.spec import JobSpec
