@@ -61,7 +61,8 @@ class Result:
 class Session:
     """An analyst at one broker, with a purpose and the datasets that it asks of.
 
-    ``inputs`` name the columns that may be asked for; a cell asks for those of them that it mentions.
+    ``inputs`` name the columns that may be asked for; a cell asks for those that it mentions. ``directory`` holds
+    the cells and their sealed results; by default one that goes when the session is closed.
     """
 
     analyst: Analyst
@@ -69,9 +70,10 @@ class Session:
     host: TeeHost | JobHost
     purpose: str
     inputs: Mapping[str, JobInput]
-    directory: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="strongroom-notebook-")))
+    directory: Path | None = None
     on_event: OnEvent = lambda _name, _facts: None
     _jobs: int = 0
+    _own: tempfile.TemporaryDirectory[str] | None = field(default=None, init=False)
 
     def __repr__(self) -> str:
         asked = ", ".join(f"{name} ({', '.join(one.columns)})" for name, one in self.inputs.items())
@@ -97,8 +99,11 @@ class Session:
         return Result(table=table, report=report, name=job.stem, seconds=time.monotonic() - started)
 
     def close(self) -> None:
-        """End the connection to the broker."""
+        """End the connection to the broker; a directory that is the session's own goes."""
         self.broker.close()
+        if self._own is not None:
+            self._own.cleanup()
+            self._own = None
 
     def __enter__(self) -> Self:
         return self
@@ -115,10 +120,17 @@ class Session:
         }
         return show_facts("Strongroom session", facts, simulated=self.broker.result.simulated)
 
+    def _folder(self) -> Path:
+        if self.directory is not None:
+            return self.directory
+        if self._own is None:
+            self._own = tempfile.TemporaryDirectory(prefix="strongroom-notebook-")
+        return Path(self._own.name)
+
     def _write_job(self, program: str, *, kind: str, output: str) -> Path:
         self._jobs += 1
         name = f"cell-{self._jobs}"
-        place = self.directory / name
+        place = self._folder() / name
         place.mkdir(parents=True, exist_ok=True)
         source = place / f"{name}.{'sql' if kind == 'sql' else 'py'}"
         source.write_text(program)
