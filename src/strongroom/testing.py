@@ -16,7 +16,8 @@ from pathlib import Path
 
 from strongroom.attestation.anchors import TrustAnchor
 from strongroom.attestation.appraisal import AppraisalPolicy, Verifier
-from strongroom.attestation.channel import AttestedChannel, Listener, connect
+from strongroom.attestation.channel import AttestedChannel, connect
+from strongroom.attestation.listener import Listener
 from strongroom.attestation.memory import CollateralMemory
 from strongroom.attestation.roles import Role
 from strongroom.attestation.simulated import Faults, SimulatedPlatform, SimulatedTee

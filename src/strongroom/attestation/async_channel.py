@@ -21,11 +21,8 @@ from strongroom.attestation.async_line import AsyncSecureLine
 from strongroom.attestation.channel import (
     INTRODUCTION_SECONDS,
     MAX_INTRODUCTION_BYTES,
-    MAX_PENDING,
-    MAX_WAITING,
     MESSAGE_SECONDS,
     Address,
-    ListenerClosedError,
     judged_by_caller,
 )
 from strongroom.attestation.encounter import (
@@ -42,6 +39,7 @@ from strongroom.attestation.encounter import (
     check_time,
     refusal,
 )
+from strongroom.attestation.listener import MAX_PENDING, MAX_WAITING, ListenerClosedError
 from strongroom.attestation.roles import Role
 from strongroom.attestation.secure_line import Deadline, DeadlineError, LineClosedError, ProtocolError
 from strongroom.attestation.tee import Tee

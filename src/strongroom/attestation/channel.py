@@ -1,7 +1,8 @@
-"""Open and accept attested channels: mutual TLS 1.3, then evidence both ways (spec/6-attested-channel.md).
+"""Open attested channels, and hold either end's introduction: mutual TLS 1.3, then evidence both ways.
 
-A channel exists only after both ends have verified each other and said so; no application message is sent or accepted
-before. A failed introduction ends the connection, and a stranger learns only what kind of thing failed.
+Source: spec/6-attested-channel.md. A channel exists only after both ends have verified each other and said so; no
+application message is sent or accepted before. A failed introduction ends the connection, and a stranger learns only
+what kind of thing failed.
 """
 
 from __future__ import annotations
@@ -10,8 +11,7 @@ import contextlib
 import socket
 import threading
 import time
-from collections import OrderedDict, deque
-from collections.abc import Collection
+from collections import deque
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
@@ -35,7 +35,7 @@ from strongroom.attestation.encounter import (
 from strongroom.attestation.record_line import RecordLine
 from strongroom.attestation.records import EXPORTER_LABEL, SECRET_BYTES, Traffic
 from strongroom.attestation.roles import Role
-from strongroom.attestation.secure_line import Deadline, DeadlineError, LineClosedError, ProtocolError, SecureLine
+from strongroom.attestation.secure_line import Deadline, DeadlineError, LineClosedError, SecureLine
 from strongroom.attestation.tee import Tee
 from strongroom.attestation.workload_keys import WorkloadKeys
 from strongroom.digests import digest384
@@ -44,17 +44,11 @@ from strongroom.statements import SigningKey
 
 INTRODUCTION_SECONDS = 10.0
 MESSAGE_SECONDS = 60.0
-MAX_PENDING = 32
-MAX_WAITING = 256
 MAX_INTRODUCTION_BYTES = 2 << 20  # evidence has at most 64 KiB of quote and 1 MiB of event log, in base64
 
 _SHARED_WAIT = 0.02  # between looks at what another thread received
 
 Address = tuple[str, int]
-
-
-class ListenerClosedError(TransportError):
-    """The listener was closed."""
 
 
 def judged_by_caller(result: AttestationResult) -> None:
@@ -219,152 +213,16 @@ def connect(
     try:
         plain = socket.create_connection(address, timeout=max(limit.left, 0.001))
     except TimeoutError as error:
-        raise DeadlineError(f"nobody answered at {_name(address)} within {deadline:g} s") from error
+        raise DeadlineError(f"nobody answered at {name_address(address)} within {deadline:g} s") from error
     except OSError as error:
         raise TransportError(
-            f"cannot reach {_name(address)}: {error.strerror or error}",
+            f"cannot reach {name_address(address)}: {error.strerror or error}",
             hint="is the workload running, and the port right?",
         ) from error
-    return _introduce(end, plain, server=False, deadline=limit)
+    return introduce(end, plain, server=False, deadline=limit)
 
 
-class Listener:
-    """Accepts channels at one address; strangers wait in line, never in the way.
-
-    Every introduction runs in a thread of its own within ``deadline`` seconds. At most ``max_pending`` run at once;
-    when another stranger comes, the one that has been stalling longest is dropped.
-    """
-
-    def __init__(
-        self,
-        address: Address,
-        *,
-        keys: WorkloadKeys,
-        role: Role,
-        tee: Tee,
-        verifier: Verifier,
-        job_digest: bytes,
-        admits: Collection[Role] = (Role.CLIENT, Role.WORKER, Role.EGRESS),
-        check: Check = judged_by_caller,
-        deadline: float = INTRODUCTION_SECONDS,
-        max_pending: int = MAX_PENDING,
-        clock: Clock = lambda: datetime.now(UTC),
-    ) -> None:
-        self._end = End.prepare(
-            role=role,
-            keys=keys,
-            tee=tee,
-            signer=None,
-            admits=admits,
-            verifier=verifier,
-            job_digest=job_digest,
-            check=check,
-            clock=clock,
-        )
-        self._deadline = deadline
-        self._max_pending = max_pending
-        self._pending: OrderedDict[int, socket.socket] = OrderedDict()
-        self._pending_lock = threading.Lock()
-        # Two lines, so that no number of refused strangers can push out a peer that was verified.
-        self._channels: deque[AttestedChannel] = deque()
-        self._refusals: deque[StrongroomError] = deque(maxlen=4 * max_pending)
-        self._arrived = threading.Condition()
-        self._closed = False
-        try:
-            self._socket = socket.create_server(address, backlog=128)
-        except OSError as error:
-            raise TransportError(
-                f"cannot listen at {_name(address)}: {error.strerror}",
-                hint="choose another port, or 0 for any free one",
-            ) from error
-        host, port = self._socket.getsockname()[:2]
-        self.address: Address = (host, port)
-        threading.Thread(target=self._listen, name=f"attested-listener-{port}", daemon=True).start()
-
-    @property
-    def closed(self) -> bool:
-        """Say whether :meth:`close` was called."""
-        return self._closed
-
-    def accept(self, *, deadline: float | None = None) -> AttestedChannel:
-        """Return the next channel, or raise what was wrong with the next peer; a refused peer is already gone.
-
-        Waits until the listener is closed (ListenerClosedError), or at most ``deadline`` seconds (DeadlineError).
-        """
-        with self._arrived:
-            if not self._arrived.wait_for(lambda: self._closed or self._channels or self._refusals, deadline):
-                raise DeadlineError(f"nobody came within {deadline:g} s")
-            if self._closed:
-                raise ListenerClosedError("the listener is closed")
-            if self._channels:
-                return self._channels.popleft()
-            raise self._refusals.popleft()
-
-    def close(self) -> None:
-        """Stop listening and drop whoever is not accepted yet; channels already handed out stay open."""
-        with self._arrived:
-            self._closed = True
-            waiting = list(self._channels)
-            self._channels.clear()
-            self._arrived.notify_all()
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)  # wakes the accepting thread
-        self._socket.close()
-        with self._pending_lock:
-            for plain in self._pending.values():
-                _hang_up(plain)
-        for channel in waiting:
-            channel.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def _listen(self) -> None:
-        number = 0
-        while not self.closed:
-            try:
-                plain, _ = self._socket.accept()
-            except OSError:
-                if not self.closed:
-                    time.sleep(0.05)  # out of descriptors: let some pending introductions end
-                continue
-            number += 1
-            with self._pending_lock:
-                if len(self._pending) >= self._max_pending:
-                    _, oldest = self._pending.popitem(last=False)
-                    _hang_up(oldest)
-                self._pending[number] = plain
-            threading.Thread(target=self._introduce, args=(number, plain), daemon=True).start()
-
-    def _introduce(self, number: int, plain: socket.socket) -> None:
-        outcome: AttestedChannel | StrongroomError | None
-        try:
-            outcome = _introduce(self._end, plain, server=True, deadline=Deadline(self._deadline))
-        except StrongroomError as error:
-            outcome = error
-        except Exception as error:  # noqa: BLE001  a stranger must not end the listener, whatever it sent
-            _hang_up(plain)
-            outcome = ProtocolError(f"an introduction failed: {type(error).__name__}")
-        finally:
-            with self._pending_lock:
-                self._pending.pop(number, None)
-        with self._arrived:
-            if isinstance(outcome, StrongroomError):
-                self._refusals.append(outcome)
-            elif not self._closed and len(self._channels) < MAX_WAITING:
-                self._channels.append(outcome)
-                outcome = None
-            self._arrived.notify_all()
-        if isinstance(outcome, AttestedChannel):
-            outcome.close()
-
-
-def _introduce(end: End, plain: socket.socket, *, server: bool, deadline: Deadline) -> AttestedChannel:
+def introduce(end: End, plain: socket.socket, *, server: bool, deadline: Deadline) -> AttestedChannel:
     """Return the channel, or close the connection and raise what failed."""
     started = time.monotonic()
     try:
@@ -404,27 +262,20 @@ def _hold(conversation: Conversation, line: SecureLine, deadline: Deadline) -> E
             heard = line.receive(deadline, most=MAX_INTRODUCTION_BYTES)
 
 
-def _hang_up(plain: socket.socket) -> None:
-    """Wake and end whoever waits on a socket; its own thread closes it."""
-    with contextlib.suppress(OSError):
-        plain.shutdown(socket.SHUT_RDWR)
-
-
-def _name(address: Address) -> str:
+def name_address(address: Address) -> str:
+    """Return ``host:port``."""
     return f"{address[0]}:{address[1]}"
 
 
 __all__ = [
     "INTRODUCTION_SECONDS",
     "MAX_INTRODUCTION_BYTES",
-    "MAX_PENDING",
-    "MAX_WAITING",
     "MESSAGE_SECONDS",
     "Address",
     "AttestedChannel",
-    "Listener",
-    "ListenerClosedError",
     "PeerRefusedError",
     "connect",
+    "introduce",
     "judged_by_caller",
+    "name_address",
 ]

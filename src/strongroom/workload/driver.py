@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from strongroom.attestation import providers
-from strongroom.attestation.channel import AttestedChannel, Listener
+from strongroom.attestation.channel import AttestedChannel
+from strongroom.attestation.listener import Listener
 from strongroom.attestation.roles import Role
 from strongroom.attestation.tee import verifier_within
 from strongroom.attestation.workload_keys import WorkloadKeys

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from strongroom.attestation.appraisal import Verifier
-from strongroom.attestation.channel import AttestedChannel, Listener
+from strongroom.attestation.channel import AttestedChannel
+from strongroom.attestation.listener import Listener
 from strongroom.broker.client import BrokerClient
 from strongroom.errors import EvidenceError, RefusedError, StrongroomError
 from strongroom.jobs.spec import JobSpec, job_digest, verify_job

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 import strongroom
-from strongroom.attestation.channel import Listener, PeerRefusedError
+from strongroom.attestation.channel import PeerRefusedError
 from strongroom.attestation.failures import MeasurementError
+from strongroom.attestation.listener import Listener
 from strongroom.attestation.roles import Role
 from strongroom.attestation.workload_keys import WorkloadKeys
 from strongroom.digests import to_text
@@ -21,7 +22,7 @@ WORKER = """
 import sys
 from strongroom.attestation import providers
 from strongroom.attestation.appraisal import CollateralMemory, Verifier
-from strongroom.attestation.channel import connect
+from strongroom.attestation.channel import (connect)
 from strongroom.attestation.roles import Role
 from strongroom.attestation.workload_keys import WorkloadKeys
 from strongroom.digests import parse_text

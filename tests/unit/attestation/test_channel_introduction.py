@@ -8,14 +8,9 @@ import time
 
 import pytest
 
-from strongroom.attestation.channel import (
-    AttestedChannel,
-    Listener,
-    ListenerClosedError,
-    PeerRefusedError,
-    connect,
-)
+from strongroom.attestation.channel import AttestedChannel, PeerRefusedError, connect
 from strongroom.attestation.introduction import WrongRoleError
+from strongroom.attestation.listener import Listener, ListenerClosedError
 from strongroom.attestation.roles import Role
 from strongroom.attestation.secure_line import DeadlineError, LineClosedError, ProtocolError
 from strongroom.attestation.simulated import Faults

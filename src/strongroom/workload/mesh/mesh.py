@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from strongroom.attestation.appraisal import Verifier
-from strongroom.attestation.channel import AttestedChannel, Listener, connect
+from strongroom.attestation.channel import AttestedChannel, connect
+from strongroom.attestation.listener import Listener
 from strongroom.attestation.record_line import RecordLine
 from strongroom.attestation.roles import Role
 from strongroom.attestation.secure_line import DeadlineError
