@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from strongroom.jobs.launch import JobHost, TeeHost
     from strongroom.jobs.launch.kubernetes import KubernetesHost, KubernetesSettings
     from strongroom.jobs.launch.kubernetes.board import Board
-    from strongroom.parties.analyst import LeftJob
     from strongroom.parties.home import FinishedJob
+    from strongroom.parties.submitted import LeftJob
     from strongroom.statements import SigningKey
 
 _UNSIGNED = f"sha384:{'0' * 96}"  # a job has no digest before it is signed
@@ -93,7 +93,7 @@ def recall_left(known: FinishedJob) -> LeftJob:
     """Return a job that this home handed over to a driver on a cluster; raise UsageError if it did not."""
     from strongroom.attestation.roles import Role
     from strongroom.attestation.workload_keys import PublicKeys
-    from strongroom.parties.analyst import LeftJob
+    from strongroom.parties.submitted import LeftJob
 
     try:
         driver = PublicKeys.parse(

@@ -15,8 +15,8 @@ from strongroom.errors import UsageError
 
 if TYPE_CHECKING:
     from strongroom.jobs import JobDraft
-    from strongroom.parties.analyst import LeftJob
     from strongroom.parties.home import Home
+    from strongroom.parties.submitted import LeftJob
 
 _MOST_RETRIES = 10
 CLUSTERS = ("process", "standalone", "k8s")

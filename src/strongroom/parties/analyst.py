@@ -7,27 +7,26 @@ policy agreed to, encrypted to its own key.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pyarrow as pa
 
-from strongroom.attestation.appraisal import AttestationResult
 from strongroom.attestation.channel import AttestedChannel, connect
 from strongroom.attestation.roles import Role
-from strongroom.attestation.workload_keys import PublicKeys, WorkloadKeys
-from strongroom.broker.client import BrokerClient, Ticket
+from strongroom.attestation.workload_keys import WorkloadKeys
+from strongroom.broker.client import BrokerClient
 from strongroom.digests import parse_text
 from strongroom.envelope.files import SealedFiles
 from strongroom.envelope.hpke import KemKey
-from strongroom.errors import EvidenceError, StrongroomError, UsageError
+from strongroom.errors import EvidenceError, UsageError
 from strongroom.jobs.launch import JobHost, Launcher, Leavable, Placement, TeeHost
-from strongroom.jobs.launch.placement import DriverLostError, PlacementError, PlacementEvent
-from strongroom.jobs.spec import SignedJob, job_digest, load_job, sign_job
+from strongroom.jobs.launch.placement import DriverLostError, PlacementEvent
+from strongroom.jobs.spec import job_digest, load_job, sign_job
 from strongroom.ledger.memory import CheckpointMemory
 from strongroom.parties.following import Following, JobReport, OnEvent
 from strongroom.parties.results import open_result
+from strongroom.parties.submitted import LeftJob, Remember, SubmittedJob, expect_kind, keeping, note_end, note_failure
 from strongroom.parties.trust import Trust
 from strongroom.statements import SigningKey
 from strongroom.workload.handover import ATTACH, BrokerAddress, Handover, decode_failure
@@ -35,41 +34,6 @@ from strongroom.workload.pulse import SILENCE_SECONDS
 from strongroom.workload.report import open_report
 
 _ATTEST_SECONDS = 60.0
-
-
-@dataclass(slots=True)
-class SubmittedJob:
-    """A signed job that the broker took in, with the ticket that lets one driver run it.
-
-    ``broker_url`` is where the job's processes reach the broker, if not where its client does.
-    """
-
-    signed: SignedJob
-    ticket: Ticket
-    digest: str
-    timings: dict[str, float] = field(default_factory=dict)
-    launcher: Placement | None = None
-    broker_url: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LeftJob:
-    """A job that was handed over and goes on without its client, and what to remember of it.
-
-    ``driver`` are the keys of the driver that was attested: whoever speaks of this job later must hold them.
-    """
-
-    job: str
-    digest: str
-    name: str
-    outputs: tuple[str, ...]
-    driver: PublicKeys
-    timings: Mapping[str, float]
-    simulated: bool
-    role: Role = Role.DRIVER
-
-
-Remember = Callable[[LeftJob], None]
 
 
 class Analyst:
@@ -419,34 +383,3 @@ class Analyst:
         ``locate`` is given where egress left it, as the job saw it, and returns where it lies here.
         """
         return open_result(broker=broker, digest=digest, output=output, locate=locate, key=self.key, kem=self.kem)
-
-
-def note_end(launcher: Placement, state: str, *, why: str = "") -> None:
-    """Note how a job ended, where its host keeps a history."""
-    if isinstance(launcher, Leavable):
-        launcher.note_end(state, why=why)
-
-
-def note_failure(launcher: Placement, error: BaseException) -> None:
-    """Note why a job failed, in the host's words alone: a driver's are for its analyst."""
-    if isinstance(error, StrongroomError):
-        note_end(launcher, "failed", why=error.message if isinstance(error, PlacementError) else error.kind)
-    else:
-        note_end(launcher, "cancelled", why="its client was interrupted")
-
-
-def keeping(launcher: Placement) -> Leavable:
-    """Return a placement that goes on without its client; raise UsageError if this one cannot."""
-    if isinstance(launcher, Leavable):
-        return launcher
-    raise UsageError("this host cannot keep a job without its client", hint="use --cluster k8s")
-
-
-def expect_kind(result: AttestationResult, wanted: str) -> None:
-    """Raise EvidenceError unless ``result`` is of the kind of TEE that the job asks for."""
-    if wanted not in ("any", result.tee):
-        raise EvidenceError(
-            f"the job asks for {wanted}, and the driver runs in {result.tee}",
-            step="kind of TEE",
-            hint="its host placed it elsewhere than it was asked to; choose another host",
-        )

@@ -17,8 +17,9 @@ from strongroom.attestation.roles import Role
 from strongroom.broker.client import BrokerClient
 from strongroom.errors import StrongroomError, TransportError
 from strongroom.jobs.launch import JobHost, Leavable, Placement, TeeHost
-from strongroom.parties.analyst import Analyst, Remember, SubmittedJob, keeping, note_end, note_failure
+from strongroom.parties.analyst import Analyst
 from strongroom.parties.following import JobReport, OnEvent
+from strongroom.parties.submitted import Remember, SubmittedJob, keeping, note_end, note_failure
 from strongroom.serving.publication import Publication
 
 _START_SECONDS = 120.0
