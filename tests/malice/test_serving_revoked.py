@@ -1,12 +1,20 @@
 """An owner revokes while its model answers; whoever serves it would rather go on."""
 
+import os
+import threading
 import time
 
 import pytest
 from serving_world import SIMPLE, ask, outputs, simple_world
-from small_world import lives, pids, wait_until
+from small_world import Background, lives, pids, wait_until
 
+from strongroom.attestation.simulated.inside import SimulatedTee
 from strongroom.errors import RefusedError, StrongroomError
+from strongroom.serving import endpoint as serving_endpoint
+from strongroom.serving.batching import Batcher
+from strongroom.serving.connections import Connections
+from strongroom.serving.endpoint import Endpoint
+from strongroom.workload.hostline import HostLine
 
 LEASE = 3
 
@@ -55,5 +63,59 @@ def test_policy_tightened_while_serving_cuts_the_next_answers(tmp_path):
                 assert score() == 0.123457
                 world.permit("hospital", programs=(SIMPLE.encode(),), kinds=("scores",), digits=2)
                 wait_until(lambda: score() == 0.12, seconds=8, why="it answers by the policy of yesterday")
+        finally:
+            endpoint.stop()
+
+
+class Here:
+    """A TEE host that runs an endpoint in a thread of the test, so that the test can hold up its other threads."""
+
+    pid = None
+
+    def __init__(self, world, monkeypatch) -> None:
+        self._world, self._patch = world, monkeypatch
+
+    def start(self, role, argv, *, job_digest, **_streams):
+        inside = SimulatedTee.of(self._world.platform.enclave(role, job_digest=job_digest))
+        self._patch.setattr(serving_endpoint.providers, "detect", lambda: inside)
+        reader, writer = os.pipe()
+        self.stdout = os.fdopen(reader, "rb")
+        self.endpoint = Endpoint(digest=job_digest, host=HostLine(writer), batcher=Batcher())
+        self.conduct = Background(self.endpoint.conduct, ("127.0.0.1", 0))
+        return self
+
+    def poll(self):
+        return None if self.conduct.is_alive() else self.conduct.result
+
+    def wait(self, timeout=None):
+        return self.conduct.outcome(timeout)
+
+    def terminate(self):
+        self.endpoint.close()
+
+    kill = terminate
+
+
+def test_endpoint_whose_own_end_overtakes_the_revocation_still_tells_of_it(tmp_path, monkeypatch):
+    """Attack: on a busy machine the thread that ends the endpoint runs before the one that knows why."""
+    with simple_world(tmp_path, lease=LEASE) as world:
+        host = Here(world, monkeypatch)
+
+        class SlowToHangUp(Connections):
+            def close(self) -> None:
+                if threading.current_thread() is not host.conduct:
+                    host.conduct.join(30)
+                super().close()
+
+        monkeypatch.setattr(serving_endpoint, "Connections", SlowToHangUp)
+        monkeypatch.setattr(serving_endpoint, "end_now", lambda close, *, code: (close(), code))
+        endpoint = world.serve(world.serve_job("simple", program=SIMPLE), host=host)
+        try:
+            home = world.owners["hospital"]
+            home.owner.revoke(home.dataset, reason="consent withdrawn", broker=home.broker)
+            with pytest.raises(RefusedError) as caught:
+                endpoint.wait(60)
+            assert any("is revoked by its owner" in reason for reason in caught.value.reasons)
+            assert host.wait(60) == RefusedError.exit_code
         finally:
             endpoint.stop()

@@ -79,7 +79,7 @@ class Endpoint:
         self._spec: JobSpec | None = None
         self._connections = Connections()
         self._stopping = threading.Event()
-        self._over = threading.Event()
+        self._lost: RefusedError | None = None
         self._closing = threading.Lock()
         self._closed = False
         self._newer = threading.Event()
@@ -159,6 +159,8 @@ class Endpoint:
             if self._newer.is_set():
                 self._newer.clear()
                 self._take_up(session, spec)
+        if self._lost is not None:  # this thread may be the first to leave, and what it leaves as is what is told
+            raise self._lost
         self._closing.acquire()  # whoever stopped us ends the process
         self._closing.release()
 
@@ -265,11 +267,8 @@ class Endpoint:
 
     def _stop_now(self, reasons: Sequence[str]) -> None:
         """End at once because the lease was lost: forget keys and models, hang up, tell the client, leave."""
-        if self._over.is_set():
-            return
-        self._over.set()
+        self._lost = error = RefusedError("the endpoint was stopped: its keys were withdrawn", reasons=tuple(reasons))
         self._stopping.set()
-        error = RefusedError("the endpoint was stopped: its keys were withdrawn", reasons=tuple(reasons))
         self._ring.wipe("; ".join(reasons))
         if self._model is not None:
             self._model.close(error)
@@ -278,6 +277,7 @@ class Endpoint:
         end_now(self.close, code=_EXIT_REFUSED)
 
     def _fail(self, error: StrongroomError) -> None:
+        error = self._lost or error  # whatever else broke, broke because of it
         failure = encode_failure(error)
         self._host.say("failed", kind=error.kind)
         self._tell(failure.pop("type"), **failure)
@@ -296,8 +296,8 @@ class Endpoint:
                 return
             self._closed = True
             self._stopping.set()
-            self._batcher.settle(0 if self._over.is_set() else _DRAIN_SECONDS)
-            self._batcher.close(BusyError("the endpoint is stopping"))
+            self._batcher.settle(0 if self._lost is not None else _DRAIN_SECONDS)
+            self._batcher.close(self._lost or BusyError("the endpoint is stopping"))
             if self._accounts is not None:
                 with contextlib.suppress(StrongroomError):
                     self._accounts.close()
