@@ -1,4 +1,4 @@
-"""List the benchmarks, or run one: ``python -m benchmarks NAME [--json FILE] [--quick]``."""
+"""List the benchmarks, or run one: ``python -m benchmarks NAME [--json FILE] [--quick] [--part PART]``."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("name", nargs="?", help="which benchmark; without it, list them")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
     parser.add_argument("--quick", action="store_true", help="smaller data and fewer rounds: shows that it works")
+    parser.add_argument("--part", action="append", default=[], help="of a benchmark in parts only this; repeatable")
     chosen = parser.parse_args(arguments)
     described = known()
     if chosen.name is None:
@@ -43,8 +44,13 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # a benchmark that is told to end tidies up
     talk = Console(stderr=True)
-    options = Options(quick=chosen.quick, say=lambda line: talk.print(line, highlight=False))
-    report = importlib.import_module(f"benchmarks.{chosen.name}").run(options)
+    module = importlib.import_module(f"benchmarks.{chosen.name}")
+    if unknown := sorted(set(chosen.part) - set(getattr(module, "PARTS", ()))):
+        parts = ", ".join(getattr(module, "PARTS", ())) or "no parts"
+        sys.stderr.write(f"error: {chosen.name} has no part {unknown[0]!r}\nhint: it has {parts}\n")
+        return 2
+    say = lambda line: talk.print(line, highlight=False)  # noqa: E731
+    report = module.run(Options(quick=chosen.quick, say=say, parts=tuple(chosen.part)))
     publish(report, directory=OUTPUT, json_file=chosen.json)
     return 0 if all(figure.met is not False for figure in report.figures) else 1
 

@@ -8,7 +8,6 @@ run on stock Spark with its connections encrypted and not.
 from __future__ import annotations
 
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -16,23 +15,21 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from benchmarks._admissions import AT_ONCE, SLEEPER, Admissions, admit_crowd
-from benchmarks._kubernetes import Crowd, place_attested, place_bare, place_crowd
-from benchmarks.harness import Cost, Figure, Options, Report, Runs, progress
+from benchmarks._clusters_found import HOSTS, SHUFFLES, Found, draw
+from benchmarks._kubernetes import place_attested, place_bare, place_crowd
+from benchmarks.harness import Cost, Figure, Options, Report, Runs, load, progress
 
-HOSTS = (1, 2)
 EXECUTORS = {2: 3, 10: 1}  # really started, and how often
 CROWDS, QUICK_CROWDS = (100, 1000), (10, 50)
-SHUFFLES = ("9", "18", "21")
 _PLAIN_SECONDS = 300
 _MEMORY = "700m"
 _SCALE = 0.3
 _DATASET = "visits"
 _STEPS = ("attest-driver", "attest-broker", "key-release", "attest-worker", "worker-keys", "spark-start")
+PARTS = ("hosts", "pods", "pod-crowds", "crowds", "shuffles")
 # When the first task was done leaves as the program's result: nothing else may say so.
 _PROGRAM = """\
 import time
@@ -45,39 +42,31 @@ room.write(room.spark.range(1).select(F.lit(time.time()).alias("at")), "first")
 
 
 def run(options: Options) -> Report:
-    """Measure each part, turn about where two sides are compared, and return medians."""
-    found = _Found()
-    with _world() as place:
-        _place_on_hosts(place, found, options)
-        _place_on_kubernetes(place, found, options)
-        for size in QUICK_CROWDS if options.quick else CROWDS:
-            found.crowds.append(place.admit(size, options))
-    found.shuffles = _shuffles(options)
+    """Measure each part that was chosen, turn about where two sides are compared, and return medians."""
+    found, chosen = Found(), options.parts or PARTS
+    if set(chosen) - {"shuffles"}:
+        with _world() as place:
+            if "hosts" in chosen:
+                _place_on_hosts(place, found, options)
+            if "pods" in chosen:
+                _place_on_kubernetes(place, found, options)
+            if "pod-crowds" in chosen:
+                _place_crowds(place, found, options)
+            if "crowds" in chosen:
+                found.crowds = [place.admit(size, options) for size in _crowds(options)]
+    if "shuffles" in chosen:
+        found.shuffles = _shuffles(options)
     return Report(
-        name="clusters",
+        name="-".join(["clusters", *options.parts]),
         title="From submit to the first task, and what a cluster costs",
         figures=[*_place_figures(found), *_crowd_figures(found), *_shuffle_figures(found)],
         notes=_notes(found, options),
-        draw=lambda canvas: _draw(canvas, found),
-        size=(11.0, 8.0),
+        draw=lambda canvas: draw(canvas, found),
+        size=(11.0, 8.0) if len(chosen) > 1 else (9.0, 4.8),
     )
 
 
-@dataclass(slots=True)
-class _Found:
-    """What was measured: seconds by name and round, crowds, shuffles."""
-
-    seconds: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-    memory: dict[int, float] = field(default_factory=dict)
-    crowds: list[Admissions] = field(default_factory=list)
-    pods: dict[int, tuple[Crowd, Crowd]] = field(default_factory=dict)  # with attestation, and without
-    shuffles: Runs = field(default_factory=Runs)
-
-    def median(self, name: str) -> float:
-        return statistics.median(self.seconds[name])
-
-
-def _place_on_hosts(place: _Place, found: _Found, options: Options) -> None:
+def _place_on_hosts(place: _Place, found: Found, options: Options) -> None:
     """Place jobs of one task on lent hosts and start stock Spark, turn about."""
     rounds = 1 if options.quick else 3
     for number in range(rounds):
@@ -89,8 +78,8 @@ def _place_on_hosts(place: _Place, found: _Found, options: Options) -> None:
             found.seconds[f"{hosts} plain"].append(_plain(hosts))
 
 
-def _place_on_kubernetes(place: _Place, found: _Found, options: Options) -> None:
-    """Place jobs through the API server, with attestation and as bare pods, turn about; then crowds."""
+def _place_on_kubernetes(place: _Place, found: Found, options: Options) -> None:
+    """Place jobs through the API server, with attestation and as bare pods, turn about."""
     for executors, rounds in ({2: 1} if options.quick else EXECUTORS).items():
         for number in range(rounds):
             progress(options, f"Kubernetes, {executors} executors, round {number + 1} of {rounds}")
@@ -101,7 +90,11 @@ def _place_on_kubernetes(place: _Place, found: _Found, options: Options) -> None
             for step, value in attested.steps.items():
                 found.seconds[f"{executors} pods: {step}"].append(value)
             found.memory[executors] = max(attested.mebibytes, found.memory.get(executors, 0.0))
-    for size in QUICK_CROWDS if options.quick else CROWDS:
+
+
+def _place_crowds(place: _Place, found: Found, options: Options) -> None:
+    """Submit jobs that want crowds, whose pods only run, and whose pods prove themselves."""
+    for size in _crowds(options):
         progress(options, f"Kubernetes, {size} workers that start no Java")
         bare, attested = (
             place_crowd(place.world, size, program=SLEEPER, attested=proving, tell=lambda text: progress(options, text))
@@ -110,9 +103,9 @@ def _place_on_kubernetes(place: _Place, found: _Found, options: Options) -> None
         found.pods[size] = (attested, bare)
 
 
-def _place_figures(found: _Found) -> list[Figure]:
+def _place_figures(found: Found) -> list[Figure]:
     figures = []
-    for hosts in HOSTS:
+    for hosts in HOSTS if f"{HOSTS[0]} plain" in found.seconds else ():
         lent, plain = found.median(f"{hosts} lent: first task"), found.median(f"{hosts} plain")
         named = f"{hosts} host{'s' if hosts > 1 else ''}"
         figures += [
@@ -138,7 +131,7 @@ def _place_figures(found: _Found) -> list[Figure]:
     return figures
 
 
-def _crowd_figures(found: _Found) -> list[Figure]:
+def _crowd_figures(found: Found) -> list[Figure]:
     figures = []
     for crowd in found.crowds:
         named = f"{crowd.workers:,} workers"
@@ -161,36 +154,55 @@ def _crowd_figures(found: _Found) -> list[Figure]:
     return figures
 
 
-def _shuffle_figures(found: _Found) -> list[Figure]:
+def _shuffle_figures(found: Found) -> list[Figure]:
     figures = []
-    for query in SHUFFLES:
-        for clock, ratio in (("CPU", found.shuffles.ratio), ("wall", found.shuffles.wall_ratio)):
-            value = ratio(f"wire {query}", to=f"clear {query}")
-            figures.append(Figure(name=f"TPC-H query {query}, {clock}: encrypted wire / none", value=value, unit="x"))
+    runs = found.shuffles
+    for query in SHUFFLES if runs.costs else ():
+        sides = (f"wire {query}", f"clear {query}")
+        for clock, spent, ratio in (("CPU", runs.cpu, runs.ratio), ("wall", runs.wall, runs.wall_ratio)):
+            named = f"TPC-H query {query}, {clock}"
+            figures += [
+                Figure(name=f"{named}: encrypted wire", value=spent(sides[0]), unit="s"),
+                Figure(name=f"{named}: no encryption", value=spent(sides[1]), unit="s"),
+                Figure(name=f"{named}: encrypted wire / none", value=ratio(sides[0], to=sides[1]), unit="x"),
+            ]
     return figures
 
 
-def _notes(found: _Found, options: Options) -> list[str]:
+def _notes(found: Found, options: Options) -> list[str]:
     scale, rounds = _extent(options)
-    largest, workers = found.crowds[-1], 1000
-    driver, broker = (workers * spent / largest.workers for spent in (largest.driver_cpu, largest.broker_cpu))
-    by_these = (
-        f"100 nodes with 10 workers each, by these figures: to admit them {driver:.0f} s of the driver's CPU and "
-        f"{broker:.0f} s of the broker's; {workers * largest.seconds / largest.workers:.0f} s at the rate seen here, "
-        "where workers, driver and broker share the cores"
-    )
-    return [
+    notes = [
         "medians where there are rounds, turn about; simulated TEE; everything on one machine",
-        f"lent hosts: {1 if options.quick else 3} rounds; agents on loopback addresses; a worker of one core on each",
-        "stock Spark: local-cluster with as many workers, from the start of Python, no attestation and no protection",
-        f"Kubernetes: the double of the API server in tests/cluster, over TLS; rounds by executors: {EXECUTORS}",
-        "pods that prove nothing run our own Spark, encrypted, and have no broker, no keys and no egress",
-        "simulated workers are pods whose process is a thread: genuine simulated evidence, no Java",
-        f"crowds: {AT_ONCE} workers knock at a time, from this machine, which pays for their side too; one round",
-        "each admission is mutual attestation, a ruling by the owners' policies, and an entry in the ledger, synced",
-        f"queries: scale {scale:g}, two executors of one core, the same collector; medians of {rounds} rounds",
-        by_these,
+        f"load at the end {load():.1f}, the benchmark's own included",
     ]
+    if "1 plain" in found.seconds:
+        notes += [
+            f"lent hosts: {1 if options.quick else 3} rounds; agents on loopback addresses; a worker of a core each",
+            "stock Spark: local-cluster with as many workers, from the start of Python, not attested, not protected",
+        ]
+    if found.memory or found.pods:
+        notes += [
+            f"Kubernetes: the double of the API server in tests/cluster, over TLS; rounds by executors: {EXECUTORS}",
+            "pods that prove nothing run our own Spark, encrypted, and have no broker, no keys and no egress",
+            "simulated workers are pods whose process is a thread: genuine simulated evidence, no Java",
+        ]
+    if found.crowds:
+        largest, workers = found.crowds[-1], 1000
+        driver, broker = (workers * spent / largest.workers for spent in (largest.driver_cpu, largest.broker_cpu))
+        notes += [
+            f"crowds: {AT_ONCE} workers knock at a time, from this machine, which pays for their side too; one round",
+            "an admission is mutual attestation, a ruling by the owners' policies, and an entry in the ledger, synced",
+            (
+                f"100 nodes with 10 workers each, by these: admitting takes {driver:.0f} s of the driver's CPU, "
+                f"{broker:.0f} s of the broker's, {workers * largest.seconds / largest.workers:.0f} s at the rate seen "
+                "here, where workers, driver and broker share the cores"
+            ),
+        ]
+    if found.shuffles.costs:
+        notes.append(
+            f"queries: scale {scale:g}, two executors of one core, the same collector; medians of {rounds} rounds"
+        )
+    return notes
 
 
 class _Place:
@@ -264,6 +276,10 @@ class _Place:
         return {"first task": result.column("at")[0].as_py() - started, **{s: report.timings[s] for s in _STEPS}}
 
 
+def _crowds(options: Options) -> tuple[int, ...]:
+    return QUICK_CROWDS if options.quick else CROWDS
+
+
 def _extent(options: Options) -> tuple[float, int]:
     """Return the scale of the queries, and the rounds after one of warm-up."""
     return (0.1, 1) if options.quick else (_SCALE, 3)
@@ -307,37 +323,3 @@ def _plain(workers: int) -> float:
     command = [sys.executable, "-m", "benchmarks._plain_cluster", str(workers)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=_PLAIN_SECONDS, check=True)
     return float(done.stdout.strip().splitlines()[-1]) - started
-
-
-def _draw(canvas: Any, found: _Found) -> None:
-    first, arrivals, shuffles = canvas.subplot_mosaic([["first", "arrivals"], ["first", "shuffles"]]).values()
-    rows = [(f"{n} lent host{'s' if n > 1 else ''}", f"{n} lent: first task", f"{n} plain") for n in HOSTS]
-    rows += [(f"{n} pods", f"{n} pods", f"{n} bare") for n in found.memory]
-    places = range(len(rows))
-    first.barh([one + 0.2 for one in places], [found.median(ours) for _, ours, _ in rows], 0.38, label="Strongroom")
-    first.barh(
-        [one - 0.2 for one in places], [found.median(bare) for *_, bare in rows], 0.38, label="without attestation"
-    )
-    first.set_yticks(list(places), [name for name, *_ in rows])
-    first.set_xlabel("seconds from submit to the end of the first task")
-    first.set_title("Spark really started")
-    first.legend(loc="lower right")
-    for size, crowds in found.pods.items():
-        for crowd, style, what in zip(crowds, ("-", ":"), ("admitted", "running, not attested"), strict=True):
-            share = [100 * (number + 1) / crowd.workers for number in range(crowd.workers)]
-            colour = f"C{list(found.pods).index(size)}"
-            arrivals.plot(crowd.times, share, style, color=colour, label=f"{size:,} pods {what}")
-    arrivals.set_xscale("log")
-    arrivals.set_xlabel("seconds from submit")
-    arrivals.set_ylabel("% of the workers")
-    arrivals.set_title("Workers simulated on the double")
-    arrivals.legend(fontsize=8)
-    for number, (clock, ratio) in enumerate((("CPU", found.shuffles.ratio), ("wall", found.shuffles.wall_ratio))):
-        values = [ratio(f"wire {query}", to=f"clear {query}") for query in SHUFFLES]
-        bars = shuffles.bar([place + 0.4 * number - 0.2 for place in range(len(SHUFFLES))], values, 0.38, label=clock)
-        shuffles.bar_label(bars, fmt="%.2f", fontsize=8)
-    shuffles.axhline(1.0, color="black", linewidth=0.8)
-    shuffles.set_xticks(range(len(SHUFFLES)), [f"query {query}" for query in SHUFFLES])
-    shuffles.set_ylabel("encrypted wire / none")
-    shuffles.set_title("TPC-H with the most shuffle")
-    shuffles.legend(loc="lower right", fontsize=8)

@@ -27,10 +27,11 @@ OUTPUT: Final = Path(__file__).parents[1] / "out" / "benchmarks"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What the person running a benchmark chose; ``say`` tells them how far it is."""
+    """What the person running a benchmark chose; ``say`` tells them how far it is. No ``parts`` are all of them."""
 
     quick: bool
     say: Callable[[str], None]
+    parts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,8 @@ import time
 from pathlib import Path
 
 import pytest
+from benchmarks.__main__ import main
+from benchmarks._clusters_found import SHUFFLES, Found, draw
 from benchmarks.harness import Cost, Figure, Options, Report, Runs, as_document, interleave, publish, spend
 
 ROOT = Path(__file__).parents[3]
@@ -107,3 +109,29 @@ def test_the_container_benchmark_runs(monkeypatch, tmp_path):
     values = {figure.name: figure.value for figure in found.figures}
     assert 0 < values["container, seal"] < values["plain file, read"]
     assert list((tmp_path / "strongroom" / "benchmarks").iterdir()) == []
+
+
+def test_an_unknown_part_is_a_usage_error_that_names_the_known_ones(capsys):
+    assert main(["clusters", "--part", "nothing"]) == 2
+    assert "hint: it has hosts, pods, pod-crowds, crowds, shuffles" in capsys.readouterr().err
+    assert main(["scan", "--part", "hosts"]) == 2
+    assert "hint: it has no parts" in capsys.readouterr().err
+
+
+def test_picture_of_a_cluster_has_a_panel_for_each_part_that_was_measured():
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    found = Found()
+    found.seconds |= {f"{hosts} {side}": [2.0] for hosts in (1, 2) for side in ("plain", "lent: first task")}
+    sides = ("clear", "wire")
+    found.shuffles = Runs({f"{side} {query}": [Cost(cpu=1, wall=1)] for side in sides for query in SHUFFLES})
+    canvas = plt.figure()
+    draw(canvas, found)
+    assert [axes.get_title(loc="left") or axes.get_title() for axes in canvas.axes] == [
+        "Spark really started",
+        "TPC-H with the most shuffle",
+    ]
+    plt.close(canvas)
