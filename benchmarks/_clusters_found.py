@@ -70,6 +70,8 @@ def _draw_arrivals(axes: Any, found: Found) -> None:
             share = [100 * (arrived + 1) / crowd.workers for arrived in range(crowd.workers)]
             axes.plot(crowd.times, share, style, color=f"C{number}", label=f"{size:,} pods {what}")
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("{x:g}")
     axes.set_xlabel("seconds from submit")
     axes.set_ylabel("% of the workers")
     axes.set_title("Workers simulated on the double")
@@ -95,4 +97,5 @@ def _draw_shuffles(axes: Any, found: Found) -> None:
     axes.set_xticks(range(len(SHUFFLES)), [f"query {query}" for query in SHUFFLES])
     axes.set_ylabel("encrypted wire / none")
     axes.set_title("TPC-H with the most shuffle")
-    axes.legend(loc="lower right", fontsize=8)
+    axes.margins(y=0.2)  # room for the legend
+    axes.legend(loc="upper right", ncols=2, fontsize=8)

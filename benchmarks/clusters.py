@@ -124,7 +124,7 @@ def _place_figures(found: Found) -> list[Figure]:
         figures += [
             Figure(name=f"{named}: submit to first task", value=pods, unit="s"),
             Figure(name=f"{named}: the same Spark in pods that prove nothing", value=bare, unit="s"),
-            Figure(name=f"{named}: attestation, keys and egress add", value=pods - bare, unit="s"),
+            Figure(name=f"{named}: attestation, keys and starting in turn add", value=pods - bare, unit="s"),
             *(Figure(name=f"{named}: {one.partition(': ')[2]}", value=found.median(one), unit="s") for one in steps),
             Figure(name=f"{named}: memory of all processes at most", value=mebibytes, unit="MiB"),
         ]
@@ -281,8 +281,8 @@ def _crowds(options: Options) -> tuple[int, ...]:
 
 
 def _extent(options: Options) -> tuple[float, int]:
-    """Return the scale of the queries, and the rounds after one of warm-up."""
-    return (0.1, 1) if options.quick else (_SCALE, 3)
+    """Return the scale of the queries, and the rounds after those of warm-up."""
+    return (0.1, 1) if options.quick else (_SCALE, 9)
 
 
 def _shuffles(options: Options) -> Runs:
@@ -290,7 +290,7 @@ def _shuffles(options: Options) -> Runs:
     from benchmarks.spark import started
     from benchmarks.warehouse import scratch, tpch_queries, tpch_source
 
-    texts, (scale, rounds), warm_up = tpch_queries(), _extent(options), 1
+    texts, (scale, rounds), warm_up = tpch_queries(), _extent(options), 1 if options.quick else 2
     costs: dict[str, list[Cost]] = defaultdict(list)
     tpch_source(scale)
     with scratch() as directory, started(("clear", "wire"), scale, directory, options) as sides:
