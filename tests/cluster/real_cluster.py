@@ -26,7 +26,7 @@ from strongroom.jobs.launch.kubernetes.manifests import plain_pod
 from strongroom.jobs.launch.kubernetes.settings import parse_settings
 from strongroom.workload.address import own_address
 
-ROLES = (Role.DRIVER, Role.WORKER, Role.EGRESS)
+ROLES = (Role.DRIVER, Role.WORKER, Role.EGRESS, Role.ENDPOINT)
 IMAGE = "localhost/strongroom-spark:0.1.0"  # as scripts/image names it, and ctr imports it
 _SLICES = (
     "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices?labelSelector=kubernetes.io/service-name=kubernetes"

@@ -1,7 +1,7 @@
 """A model answers from a pod: placed, attested and ended as a job's driver is, and reached as its settings say."""
 
 import json
-from contextlib import closing
+from contextlib import closing, contextmanager
 
 import pytest
 from lab import Desk, wait_until
@@ -15,16 +15,35 @@ from strongroom.serving.client import open_client
 from strongroom.serving.publication import Publication
 
 
-@pytest.fixture(scope="module")
-def small(tmp_path_factory, real_cluster):
+@contextmanager
+def serving_world(folder, real_cluster):
     if real_cluster is None:
-        with simple_world(tmp_path_factory.mktemp("serving-world")) as world:
+        with simple_world(folder) as world:
             yield world
         return
     elsewhere = {"elsewhere": real_cluster.measurements, "broker_host": real_cluster.address}
     with simple_world(real_cluster.new_folder(), lease=30, **elsewhere) as world:
         real_cluster.share(world)
         yield world
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory, real_cluster):
+    with serving_world(tmp_path_factory.mktemp("serving-world"), real_cluster) as world:
+        yield world
+
+
+@pytest.fixture
+def doomed(lab, small, tmp_path, real_cluster):
+    """The lab with a world of its own, whose dataset may be revoked."""
+    with serving_world(tmp_path, real_cluster) as world:
+        if real_cluster is None:
+            lab.cluster.node.claims["storage"] = world.directory
+        lab.world = world
+        yield lab
+    lab.world = small
+    if real_cluster is not None:
+        real_cluster.share(small)
 
 
 def served(lab, **more):
@@ -71,21 +90,17 @@ def test_cluster_is_given_nothing_secret_and_opens_one_port(double):
     assert [one["port"] for one in rule["ports"]] == [container["ports"][0]["containerPort"]]
 
 
-def test_owner_who_revokes_ends_the_pod(lab, tmp_path):
-    with simple_world(tmp_path) as world:
-        lab.world, kept = world, lab.world
-        home = world.owners["hospital"]
-        lab.cluster.node.claims["storage"] = world.directory
-        endpoint = served(lab)
-        try:
-            home.owner.revoke(home.dataset, reason="consent withdrawn", broker=home.broker)
-            with pytest.raises(RefusedError) as caught:
-                endpoint.wait(60)
-            assert any("is revoked by its owner" in reason for reason in caught.value.reasons)
-        finally:
-            endpoint.stop()
-            lab.world = kept
-    (told,) = [one for one in board(lab).histories() if one.name == endpoint.name]
+def test_owner_who_revokes_ends_the_pod(doomed):
+    home = doomed.world.owners["hospital"]
+    endpoint = served(doomed)
+    try:
+        home.owner.revoke(home.dataset, reason="consent withdrawn", broker=home.broker)
+        with pytest.raises(RefusedError) as caught:
+            endpoint.wait(60)
+        assert any("is revoked by its owner" in reason for reason in caught.value.reasons)
+    finally:
+        endpoint.stop()
+    (told,) = [one for one in board(doomed).histories() if one.name == endpoint.name]
     assert (told.state, told.why) == ("failed", "RefusedError")
 
 
