@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _PASSWORD = "Password"  # noqa: S105  what to call it
 _Decorator = Callable[[_Function], _Function]
+_NOWHERE = Path("/nonexistent")  # as Debian calls the home of accounts that have none
 
 
 class Verb(click.Command):
@@ -83,9 +84,21 @@ def home_option(function: _Function) -> _Function:
         default=Path("~/.strongroom"),
         show_default=True,
         show_envvar=True,
-        callback=lambda _context, _option, value: value.expanduser(),
+        callback=lambda _context, _option, value: _expand(value),
         help="The party's own directory: its keys, the brokers it trusts, what it remembers of ledgers.",
     )(function)
+
+
+def _expand(place: Path) -> Path:
+    """Return ``place`` with the account's own directory in it.
+
+    An account that no list knows has none, as in a container that runs under any number: nothing is there, and verbs
+    that need no home still run.
+    """
+    try:
+        return place.expanduser()
+    except RuntimeError:
+        return _NOWHERE / place.name
 
 
 def password_option(function: _Function) -> _Function:

@@ -175,6 +175,21 @@ def test_measurements_differ_by_role_and_by_tee_and_by_one_byte_of_the_package(t
     assert answer(["measure", "worker", "--package", str(package)], capsys)["measurements"] != before
 
 
+def test_account_without_a_name_and_a_home_can_measure_and_is_told_what_it_lacks(
+    tmp_path: Path, capsys: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As containers run under an arbitrary number that no list of accounts holds."""
+
+    def unknown(_place: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", unknown)
+    assert answer(["measure"], capsys)["measurements"]
+    (tmp_path / "password").write_text(PASSWORD)
+    assert run(["identity", "--password-file", str(tmp_path / "password")]) == 2
+    assert "/nonexistent/.strongroom" in capsys.readouterr().err
+
+
 def test_broker_is_trusted_only_with_a_vendor_named(desk: Path, capsys: Told) -> None:
     home = ["--home", str(desk / "other")]
     words = ["broker", "trust", "https://b.example:1", "--measurement", "broker=sgx:" + "0" * 64, *home]
