@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "deploy/images"))
 VARIANTS = ["core", *os.environ.get("STRONGROOM_TEST_IMAGES", "").split()]
 JOB_ROLES = (Role.DRIVER, Role.WORKER, Role.EGRESS)
+USERS = [10001, 54321]  # the image's own, and one that no list of accounts holds
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200), pytest.mark.xdist_group("images")]
 
@@ -83,9 +85,28 @@ def environment(root: Path) -> dict[str, str]:
     return {one.partition("=")[0]: one.partition("=")[2] for one in config["process"]["env"] if one[:4] != "HOME"}
 
 
-def inside(root: Path, *command: str) -> str:
+def inside(root: Path, *command: str, user: int = 10001) -> str:
     mounts = ["--tmpfs", "/tmp", "--tmpfs", "/dev/shm", "--unshare-net"]
-    return run(*contained(root, environment(root), *mounts), *command)
+    return run(*contained(root, environment(root), *mounts, user=str(user)), *command)
+
+
+@contextmanager
+def cluster_of(world, *, root: Path, place: Path):
+    from lab import IMAGE, Lab
+    from small_world import frozen_package
+
+    cluster = ImageCluster(
+        place,
+        root=root,
+        environment=environment(root),
+        claims={"storage": world.directory},
+        images={IMAGE},
+        package=frozen_package(),
+    )
+    try:
+        yield Lab(world=world, cluster=cluster)
+    finally:
+        cluster.close()
 
 
 def test_second_build_elsewhere_gives_the_same_digest(image, tmp_path):
@@ -133,10 +154,12 @@ def test_image_has_no_shell_no_package_manager_and_every_library_it_needs(image)
     assert not [path for path in root.rglob("*") if path.lstat().st_mode & 0o6000]
 
 
-def test_measurements_from_the_archive_are_those_that_containers_show(image):
+@pytest.mark.parametrize("user", USERS)
+def test_measurements_from_the_archive_are_those_that_containers_show(image, user):
     _, built, root = image
     read, measured = measure_image(Path(built["archive"]), (Role.BROKER, *JOB_ROLES))
-    shown = json.loads(inside(root, "python3", "-P", "-s", "-m", "strongroom", "measure", "--json"))["measurements"]
+    command = ("python3", "-P", "-s", "-m", "strongroom", "measure", "--json")
+    shown = json.loads(inside(root, *command, user=user))["measurements"]
     assert read.digest == built["digest"]
     assert {role.value: one.text("sgx") for role, one in measured.items()}.items() <= shown.items()
 
@@ -153,27 +176,39 @@ def test_changed_layer_is_not_measured(image, tmp_path):
         read_image(tmp_path / "changed.tar", into=tmp_path / "root", wanted=lambda _name: False)
 
 
-def test_job_runs_in_containers_of_the_image(image, tmp_path):
-    """Driver, workers and egress from the image, read-only, as its user; the policies name what it was computed to."""
-    from lab import IMAGE, Lab
-    from small_world import expected_answer, frozen_package, small_world
+@pytest.mark.parametrize("user", USERS)
+def test_job_runs_in_containers_of_the_image(image, user, tmp_path):
+    """Driver, workers and egress from the image, read-only, not as root; the policies name what it was computed to."""
+    from small_world import expected_answer, small_world
 
     variant, built, root = image
     _, measured = measure_image(Path(built["archive"]), JOB_ROLES)
-    with small_world(tmp_path / "world", elsewhere={role: one.text("sgx") for role, one in measured.items()}) as world:
-        cluster = ImageCluster(
-            tmp_path / "cluster",
-            root=root,
-            environment=environment(root),
-            claims={"storage": world.directory},
-            images={IMAGE},
-            package=frozen_package(),
-        )
+    with (
+        small_world(tmp_path / "world", elsewhere={role: one.text("sgx") for role, one in measured.items()}) as world,
+        cluster_of(world, root=root, place=tmp_path / "cluster") as lab,
+    ):
+        report = lab.run(engine="embedded" if variant == "core" else "spark", user=user)
+        assert world.fetch(report) == expected_answer()
+
+
+@pytest.mark.parametrize("user", USERS)
+def test_endpoint_answers_from_a_container_of_the_image(image, user, tmp_path):
+    from serving_world import SIMPLE, ask, outputs, simple_world
+
+    variant, built, root = image
+    if variant == "core":
+        pytest.skip("the image core has no NumPy, so no endpoints")
+    _, measured = measure_image(Path(built["archive"]), (Role.ENDPOINT,))
+    with (
+        simple_world(tmp_path, elsewhere={role: one.text("sgx") for role, one in measured.items()}) as world,
+        cluster_of(world, root=root, place=tmp_path / "cluster") as lab,
+    ):
+        endpoint = world.serve(world.serve_job("simple", program=SIMPLE), host=lab.host(user=user))
         try:
-            report = Lab(world=world, cluster=cluster).run(engine="embedded" if variant == "core" else "spark")
-            assert world.fetch(report) == expected_answer()
+            with world.asking(endpoint) as client:
+                assert outputs(ask(client, [[1.0, 0.0]]))["score"] == [0.123]
         finally:
-            cluster.close()
+            endpoint.stop()
 
 
 def test_broker_of_the_image_opens_its_door(image):

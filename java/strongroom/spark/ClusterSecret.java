@@ -18,6 +18,8 @@ public final class ClusterSecret {
   private static final int LENGTH = 64; // 32 bytes in hexadecimal
   private static final Text COOKIE = new Text("sparkCookie"); // SecurityManager.SECRET_LOOKUP_KEY
 
+  private static final String ACCOUNT = "strongroom"; // as SPARK_USER says
+
   private ClusterSecret() {}
 
   /** Reads one line of exactly 64 hexadecimal digits and keeps it in the login credentials. */
@@ -35,6 +37,9 @@ public final class ClusterSecret {
     }
     Credentials credentials = new Credentials();
     credentials.addSecretKey(COOKIE, secret);
+    // Without a name of its own Hadoop would ask the system for the account's, and a container may run under a number
+    // that no list of accounts holds.
+    UserGroupInformation.setLoginUser(UserGroupInformation.createRemoteUser(ACCOUNT));
     UserGroupInformation.getCurrentUser().addCredentials(credentials);
   }
 
