@@ -7,6 +7,7 @@ averages them. Every process is real and measured, the TEE is simulated.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Collection, Mapping
 from contextlib import contextmanager
@@ -15,12 +16,17 @@ from pathlib import Path
 from textwrap import dedent
 
 import numpy as np
-from small_world import PURPOSE, SmallWorld, _custody
+from small_world import PURPOSE, Background, SmallWorld, _custody
 
 from strongroom.attestation.roles import Role
+from strongroom.attestation.simulated.inside import SimulatedTee
 from strongroom.envelope.manifest import unwrap_data_key
 from strongroom.parties.serving import RunningEndpoint, serve
+from strongroom.serving import endpoint as serving_endpoint
+from strongroom.serving.batching import Batcher
 from strongroom.serving.client import Attester, open_client
+from strongroom.serving.endpoint import Endpoint
+from strongroom.workload.hostline import HostLine
 
 OWNERS = {"hospital": "biopsies-model", "laboratory": "findings-model"}
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -168,6 +174,35 @@ class ServingWorld(SmallWorld):
     def asking(self, endpoint: RunningEndpoint, *, by=None, **more):
         with open_client(self.attester(endpoint, by=by), **more) as client:
             yield client
+
+
+class Here:
+    """A TEE host that runs an endpoint in a thread of the test, so that the test can hold up its other threads."""
+
+    pid = None
+
+    def __init__(self, world, monkeypatch, *, batcher: Batcher | None = None) -> None:
+        self._world, self._patch, self._batcher = world, monkeypatch, batcher or Batcher()
+
+    def start(self, role, argv, *, job_digest, **_streams):
+        inside = SimulatedTee.of(self._world.platform.enclave(role, job_digest=job_digest))
+        self._patch.setattr(serving_endpoint.providers, "detect", lambda: inside)
+        reader, writer = os.pipe()
+        self.stdout = os.fdopen(reader, "rb")
+        self.endpoint = Endpoint(digest=job_digest, host=HostLine(writer), batcher=self._batcher)
+        self.conduct = Background(self.endpoint.conduct, ("127.0.0.1", 0))
+        return self
+
+    def poll(self):
+        return None if self.conduct.is_alive() else self.conduct.result
+
+    def wait(self, timeout=None):
+        return self.conduct.outcome(timeout)
+
+    def terminate(self):
+        self.endpoint.close()
+
+    kill = terminate
 
 
 def infer(client, rows: np.ndarray, *, model: str = "tumours", **more):

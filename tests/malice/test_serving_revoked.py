@@ -1,20 +1,15 @@
 """An owner revokes while its model answers; whoever serves it would rather go on."""
 
-import os
 import threading
 import time
 
 import pytest
-from serving_world import SIMPLE, ask, outputs, simple_world
-from small_world import Background, lives, pids, wait_until
+from serving_world import SIMPLE, Here, ask, outputs, simple_world
+from small_world import lives, pids, wait_until
 
-from strongroom.attestation.simulated.inside import SimulatedTee
 from strongroom.errors import RefusedError, StrongroomError
 from strongroom.serving import endpoint as serving_endpoint
-from strongroom.serving.batching import Batcher
 from strongroom.serving.connections import Connections
-from strongroom.serving.endpoint import Endpoint
-from strongroom.workload.hostline import HostLine
 
 LEASE = 3
 
@@ -65,35 +60,6 @@ def test_policy_tightened_while_serving_cuts_the_next_answers(tmp_path):
                 wait_until(lambda: score() == 0.12, seconds=8, why="it answers by the policy of yesterday")
         finally:
             endpoint.stop()
-
-
-class Here:
-    """A TEE host that runs an endpoint in a thread of the test, so that the test can hold up its other threads."""
-
-    pid = None
-
-    def __init__(self, world, monkeypatch) -> None:
-        self._world, self._patch = world, monkeypatch
-
-    def start(self, role, argv, *, job_digest, **_streams):
-        inside = SimulatedTee.of(self._world.platform.enclave(role, job_digest=job_digest))
-        self._patch.setattr(serving_endpoint.providers, "detect", lambda: inside)
-        reader, writer = os.pipe()
-        self.stdout = os.fdopen(reader, "rb")
-        self.endpoint = Endpoint(digest=job_digest, host=HostLine(writer), batcher=Batcher())
-        self.conduct = Background(self.endpoint.conduct, ("127.0.0.1", 0))
-        return self
-
-    def poll(self):
-        return None if self.conduct.is_alive() else self.conduct.result
-
-    def wait(self, timeout=None):
-        return self.conduct.outcome(timeout)
-
-    def terminate(self):
-        self.endpoint.close()
-
-    kill = terminate
 
 
 def test_endpoint_whose_own_end_overtakes_the_revocation_still_tells_of_it(tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ A request that comes alone is computed at once; only where others are on their w
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -37,11 +38,14 @@ class Asked:
     outputs: Arrays | None = None
     version: str = ""
     error: StrongroomError | None = None
+    shape: tuple[tuple[str, str, tuple[int, ...]], ...] = field(init=False)
 
-    @property
-    def shape(self) -> tuple[tuple[str, str, tuple[int, ...]], ...]:
-        """Return what requests computed together have in common: names, types, and shapes of one row."""
-        return tuple((name, tensor.dtype.str, tensor.shape[1:]) for name, tensor in self.inputs.items())
+    def __post_init__(self) -> None:
+        """Note what requests computed together have in common: names, types, and shapes of one row.
+
+        It is read off in the caller's own thread: what cannot be read off is no matter of the one that computes.
+        """
+        self.shape = tuple((name, tensor.dtype.str, tensor.shape[1:]) for name, tensor in self.inputs.items())
 
 
 class Batcher:
@@ -62,7 +66,7 @@ class Batcher:
         self._changed = threading.Condition(lock)  # of the one that computes
         self._settled = threading.Condition(lock)  # of whoever waits for what is under way to end
         self._under_way = 0
-        self._closed = False
+        self._reason: StrongroomError | None = None  # why no more are taken, once they are not
 
     def expect(self) -> None:
         """Say that a request has begun that will be asked or dropped soon."""
@@ -86,13 +90,19 @@ class Batcher:
         """Return the outputs for ``inputs`` and the version that computed them, or raise what went wrong."""
         asked = Asked(inputs=inputs, rows=rows)
         with self._changed:
-            if self._closed or len(self._line) >= self._most_waiting:
+            if self._reason is not None:
+                raise self._reason
+            if len(self._line) >= self._most_waiting:
                 raise BusyError("the endpoint has more requests than it can answer", hint="ask again in a moment")
             self._line.append(asked)
             self._rows += rows
             self._wake()
-        if not asked.done.wait(ANSWER_SECONDS):
-            raise BusyError(f"the model gave no answer within {ANSWER_SECONDS:.0f} s")
+        until = time.monotonic() + ANSWER_SECONDS
+        while not asked.done.wait(_LOOK_SECONDS):
+            if self._reason is not None:  # nobody may know of this request any more: it was taken by what broke then
+                raise self._reason
+            if time.monotonic() >= until:
+                raise BusyError(f"the model gave no answer within {ANSWER_SECONDS:.0f} s")
         if asked.error is not None:
             raise asked.error
         return asked.outputs or {}, asked.version
@@ -100,11 +110,11 @@ class Batcher:
     def take(self) -> list[Asked]:
         """Return the next requests to compute together; none after half a second without any, or at the end."""
         with self._changed:
-            if not self._changed.wait_for(lambda: self._line or self._closed, _LOOK_SECONDS) or not self._line:
+            if not self._changed.wait_for(lambda: self._line or self.closed, _LOOK_SECONDS) or not self._line:
                 return []
             if not self._enough():
                 self._patient = True
-                self._changed.wait_for(lambda: self._enough() or self._closed, self._patience)
+                self._changed.wait_for(lambda: self._enough() or self.closed, self._patience)
                 self._patient = False
                 if not self._line:  # closed meanwhile
                     return []
@@ -117,9 +127,9 @@ class Batcher:
             return batch
 
     def close(self, reason: StrongroomError) -> None:
-        """Take no more requests, and fail those that wait."""
+        """Take no more requests, and fail those that wait; the first ``reason`` is the one that is told."""
         with self._changed:
-            self._closed = True
+            self._reason = reason = self._reason or reason
             waiting, self._line, self._rows = list(self._line), deque(), 0
             self._changed.notify_all()
         for asked in waiting:
@@ -129,7 +139,7 @@ class Batcher:
     @property
     def closed(self) -> bool:
         """Return whether no more requests are taken."""
-        return self._closed
+        return self._reason is not None
 
     def _enough(self) -> bool:
         """Return whether there is nothing to wait for: a whole batch, or everybody who is on the way."""

@@ -153,6 +153,8 @@ class Endpoint:
     def _watch(self, session: WorkloadSession, spec: JobSpec) -> None:
         """Turn windows and take up newer versions until it is time to stop."""
         while not self._stopping.wait(_TURN_SECONDS):
+            if self._model is not None and self._model.broken is not None:
+                raise self._model.broken
             if self._accounts is not None:
                 with contextlib.suppress(StrongroomError):  # a caller is told when it matters
                     self._accounts.turn()

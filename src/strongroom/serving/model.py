@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import queue
 import threading
+import time
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from strongroom.serving.batching import Arrays, Batcher, BusyError, compute
 from strongroom.serving.declared import Declared, read_declared
 from strongroom.workload.collectives import guard_collectives
 from strongroom.workload.confinement import confine
+from strongroom.workload.ending import describe_defect
 from strongroom.workload.files import InputFiles
 from strongroom.workload.program import describe_failure, describe_raise, learn_meanings
 
@@ -32,6 +34,7 @@ PIECE_SECONDS: Final = 60.0
 _FILE: Final = "program.py"
 _END: Final = object()
 _LEAST_KEPT: Final = 256
+_LOOK_SECONDS: Final = 0.5
 
 T = TypeVar("T")
 
@@ -115,6 +118,8 @@ class Model:
         self._loaded: Loaded | None = None
         self._talks: queue.Queue[_Talk] = queue.Queue(64)
         self._over = threading.Event()
+        self._reason: StrongroomError | None = None
+        self._broken: StrongroomError | None = None
 
     @property
     def loaded(self) -> Loaded:
@@ -138,6 +143,11 @@ class Model:
         """Return whether the model answers."""
         return self._loaded is not None and not self._batcher.closed
 
+    @property
+    def broken(self) -> StrongroomError | None:
+        """Return what ended a thread that computes, if one was: nobody is answered any more, and all were told."""
+        return self._broken
+
     def start(self) -> None:
         """Begin to answer."""
         for name, work in (("model", self._answer), *((f"chat-{n}", self._talk) for n in range(CHAT_THREADS))):
@@ -157,7 +167,14 @@ class Model:
             raise UsageError("this model does not chat", hint="POST /v2/models/NAME/infer")
         # Whoever reads slowly holds none of the few threads that generate: all that it may have fits in between.
         said: queue.Queue[Any] = queue.Queue(max(_LEAST_KEPT, int(settings.get("max_tokens", 0)) + 2))
-        talk = _Talk(loaded=loaded, generate=loaded.chat, messages=messages, settings=settings, said=said)
+        talk = _Talk(
+            loaded=loaded,
+            generate=loaded.chat,
+            messages=messages,
+            settings=settings,
+            said=said,
+            reason=lambda: self._reason,
+        )
         try:
             self._talks.put_nowait(talk)
         except queue.Full as error:
@@ -165,14 +182,20 @@ class Model:
         return talk.pieces()
 
     def close(self, reason: StrongroomError) -> None:
-        """Forget the model and fail every request that waits."""
+        """Forget the model and fail every request and conversation that waits."""
+        self._reason = self._reason or reason
         self._over.set()
         self._batcher.close(reason)
         self._loaded = None
 
     def _confined(self, work: Callable[[], None]) -> None:
-        confine(self._writable, keep_signals=True)
-        work()
+        """Do ``work`` confined; should that ever break, those who wait for it are told why, and no more come."""
+        try:
+            confine(self._writable, keep_signals=True)
+            work()
+        except BaseException as error:  # noqa: BLE001  of whatever kind, nobody would compute any more
+            self._broken = error if isinstance(error, StrongroomError) else describe_defect(error)
+            self.close(self._broken)
 
     def _answer(self) -> None:
         while not self._over.is_set():
@@ -195,7 +218,7 @@ class Model:
     def _talk(self) -> None:
         while not self._over.is_set():
             try:
-                talk = self._talks.get(timeout=0.5)
+                talk = self._talks.get(timeout=_LOOK_SECONDS)
             except queue.Empty:
                 continue
             talk.run(self._over)
@@ -210,6 +233,7 @@ class _Talk:
     messages: Sequence[Mapping[str, Any]]
     settings: Mapping[str, Any]
     said: queue.Queue[Any]
+    reason: Callable[[], StrongroomError | None]  # why nobody generates any more, once nobody does
     left: threading.Event = field(default_factory=threading.Event)
 
     def run(self, over: threading.Event) -> None:
@@ -225,19 +249,24 @@ class _Talk:
     def pieces(self) -> Iterator[str]:
         """Yield the pieces; raise what went wrong."""
         try:
-            while True:
-                try:
-                    said = self.said.get(timeout=PIECE_SECONDS)
-                except queue.Empty as error:
-                    raise BusyError(f"the model said nothing for {PIECE_SECONDS:.0f} s") from error
-                if said is _END:
-                    return
+            while (said := self._next_said()) is not _END:
                 piece, failure = said  # apart, for a program could yield an error of ours that says what it likes
                 if failure is not None:
                     raise failure
                 yield piece
         finally:
             self.left.set()
+
+    def _next_said(self) -> Any:  # noqa: ANN401  a piece or a failure, or the end
+        until = time.monotonic() + PIECE_SECONDS
+        while True:
+            try:
+                return self.said.get(timeout=_LOOK_SECONDS)
+            except queue.Empty as error:
+                if (reason := self.reason()) is not None:
+                    raise reason from None
+                if time.monotonic() >= until:
+                    raise BusyError(f"the model said nothing for {PIECE_SECONDS:.0f} s") from error
 
     def _say(self, said: object, over: threading.Event) -> bool:
         while not (self.left.is_set() or over.is_set()):

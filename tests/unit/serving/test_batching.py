@@ -14,6 +14,13 @@ def rows(*values, kind=float):
     return {"x": np.array(values, dtype=kind)}
 
 
+def wait_until(holds):
+    until = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < until
+        time.sleep(0.005)
+
+
 def serve(batcher, run):
     """Compute batches in a thread and return their sizes as they were computed."""
     sizes = []
@@ -89,14 +96,17 @@ def test_request_that_comes_alone_does_not_wait():
 
 def test_batch_has_no_more_rows_than_it_may_and_only_like_shapes():
     batcher = Batcher(most_rows=4, patience=0)
-    for given in (rows(1, 2), rows(3, 4), rows(5)):
-        threading.Thread(target=lambda given=given: batcher.ask(given, rows=len(given["x"])), daemon=True).start()
-        time.sleep(0.05)
-    threading.Thread(target=lambda: batcher.ask(rows(1, kind=int), rows=1), daemon=True).start()
-    time.sleep(0.05)
-    assert [one.rows for one in batcher.take()] == [2, 2]
-    assert [one.rows for one in batcher.take()] == [1]
-    assert [one.rows for one in batcher.take()] == [1]
+    asking = []
+    for place, given in enumerate((rows(1, 2), rows(3, 4), rows(5), rows(1, kind=int)), start=1):
+        asking.append(threading.Thread(target=lambda given=given: batcher.ask(given, rows=len(given["x"]))))
+        asking[-1].start()
+        wait_until(lambda place=place: len(batcher._line) == place)
+    taken = [batcher.take() for _ in range(3)]
+    assert [[one.rows for one in batch] for batch in taken] == [[2, 2], [1], [1]]
+    for batch in taken:
+        compute(batch, double)
+    for thread in asking:
+        thread.join(10)
 
 
 def test_one_failure_is_everybodys_in_the_batch_and_nobody_hangs():
@@ -124,10 +134,11 @@ def test_full_line_and_the_end_are_told():
 
     thread = threading.Thread(target=ask)
     thread.start()
-    time.sleep(0.1)
+    wait_until(lambda: batcher._line)
     batcher.close(BusyError("the endpoint is stopping"))
     thread.join(10)
-    assert outcome == ["the endpoint is stopping"]
+    ask()
+    assert outcome == ["the endpoint is stopping"] * 2
 
 
 def test_whoever_waits_for_the_others_is_let_go_when_the_last_of_them_is_over():
