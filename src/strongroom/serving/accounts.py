@@ -193,11 +193,11 @@ class Accounts:
                 self._turn(opens=opens)
 
     def close(self) -> None:
-        """Close what was answered and open nothing more."""
+        """Close what was answered, give back the credit that is left, and open nothing more."""
         with self._turning:
             with self._lock:
+                due = self._leaves or self._spent or self._frozen or any(self._credit.values())
                 self._credit = dict.fromkeys(self._credit, 0)
-                due = self._leaves or self._spent or self._frozen
             if due:
                 self._turn(opens=False)
 

@@ -216,6 +216,19 @@ def test_end_closes_what_was_answered_and_opens_nothing():
     assert book.asked[-1][1]["callers"] == {ANN: 2}
 
 
+def test_end_gives_back_the_credit_of_a_window_from_which_nothing_was_asked():
+    accounts, book, clock = opened()
+    accounts.spend(ANN, 1)
+    accounts.record(ANN, leaf(0))
+    clock.now += 5
+    accounts.turn()  # the next window is opened, for there was a request a moment ago
+    accounts.close()
+    number, closes, opens = book.asked[-1]
+    assert (number, closes["count"], closes["callers"], opens) == (3, 0, {}, None)
+    accounts.close()
+    assert len(book.asked) == 3
+
+
 def test_credit_of_a_window_that_is_being_closed_is_not_spent():
     """Whoever cuts the endpoint off from the broker just then would have it given back there and spent here."""
     accounts, book, clock = opened()
