@@ -13,6 +13,7 @@ from api_server import FakeCluster  # noqa: E402
 from cluster_node import ADDRESS, Node  # noqa: E402
 
 USER = "10001"
+NAMESERVER = "127.0.0.9"  # of every container; nobody answers there
 
 
 def contained(root: Path, environment: dict[str, str], *mounts: str, user: str = USER) -> list[str]:
@@ -47,6 +48,10 @@ class ImageNode(Node):
         hosts.parent.mkdir(parents=True, exist_ok=True)
         hosts.write_text(f"{ADDRESS} localhost {pod['metadata']['name']}\n")
         (self.root / "etc/hosts").touch()
+        names = hosts.with_suffix(".resolv")
+        names.write_text(f"nameserver {NAMESERVER}\n")
+        (self.root / "etc/resolv.conf").touch()
+        mounts += ["--ro-bind", str(names), "/etc/resolv.conf"]
         mounts += ["--ro-bind", str(hosts), "/etc/hosts", "--unshare-uts", "--hostname", pod["metadata"]["name"]]
         environment = {**self.image_environment, **self.environment}
         for one in container.get("env", ()):

@@ -6,16 +6,18 @@ STRONGROOM_TEST_IMAGES adds variants to ``core`` (for example ``spark``, which t
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
-from contextlib import contextmanager
+import threading
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from image_node import ImageCluster, contained
+from image_node import NAMESERVER, ImageCluster, contained
 
 from strongroom.attestation.images import read_image
 from strongroom.attestation.roles import Role
@@ -176,8 +178,32 @@ def test_changed_layer_is_not_measured(image, tmp_path):
         read_image(tmp_path / "changed.tar", into=tmp_path / "root", wanted=lambda _name: False)
 
 
+@pytest.fixture
+def silence():
+    """A name service that hears and never answers, as where a cluster has none; yields what it was asked."""
+    heard: list[bytes] = []
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as service:
+        try:
+            service.bind((NAMESERVER, 53))
+        except PermissionError:
+            pytest.skip("only root may listen where name services do")
+        service.settimeout(0.2)
+        over = threading.Event()
+
+        def hear() -> None:
+            while not over.is_set():
+                with suppress(TimeoutError):
+                    heard.append(service.recv(512))
+
+        listener = threading.Thread(target=hear)
+        listener.start()
+        yield heard
+        over.set()
+        listener.join()
+
+
 @pytest.mark.parametrize("user", USERS)
-def test_job_runs_in_containers_of_the_image(image, user, tmp_path):
+def test_job_runs_in_containers_of_the_image_and_asks_no_name_service(image, user, silence, tmp_path):
     """Driver, workers and egress from the image, read-only, not as root; the policies name what it was computed to."""
     from small_world import expected_answer, small_world
 
@@ -189,6 +215,7 @@ def test_job_runs_in_containers_of_the_image(image, user, tmp_path):
     ):
         report = lab.run(engine="embedded" if variant == "core" else "spark", user=user)
         assert world.fetch(report) == expected_answer()
+        assert silence == []
 
 
 @pytest.mark.parametrize("user", USERS)

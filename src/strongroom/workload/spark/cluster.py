@@ -69,6 +69,7 @@ class DriverSpark:
         self._jvm = Jvm(
             "strongroom.spark.DriverMain",
             secret=secret,
+            host=listen_host,
             heap=memory,
             properties={},
             agent_socket=agent_socket,
@@ -221,6 +222,7 @@ class ExecutorProcess:
             "strongroom.spark.ExecutorMain",
             *(part for pair in arguments.items() for part in pair),
             secret=secret,
+            host=host,
             heap=memory,
             properties={name: PROTECTIONS[name] for name in sorted(BOOTSTRAP)},
             agent_socket=agent_socket,

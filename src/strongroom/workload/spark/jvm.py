@@ -68,6 +68,7 @@ class Jvm:
         main: str,
         *arguments: str,
         secret: bytes,
+        host: str,
         heap: str,
         properties: Mapping[str, str],
         agent_socket: Path,
@@ -81,6 +82,7 @@ class Jvm:
         if not _MEMORY.match(heap):
             raise UsageError(f"not an amount of memory: {heap!r}", hint="write it like 512m or 2g")
         self._secret = secret
+        self._host = host
         self._scratch = scratch
         self._outbox = outbox
         walls = {
@@ -116,7 +118,7 @@ class Jvm:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 cwd=self._scratch,
-                env=environment(self._scratch),
+                env=environment(self._scratch, host=self._host),
                 start_new_session=True,
             )
         assert process.stdin is not None  # noqa: S101  it was asked for above
@@ -191,8 +193,11 @@ def verify_scratch(scratch: Path) -> None:
         )
 
 
-def environment(scratch: Path) -> dict[str, str]:
-    """Return the whole environment of a Java machine and its Python workers; nothing of ours is inherited."""
+def environment(scratch: Path, *, host: str) -> dict[str, str]:
+    """Return the whole environment of a Java machine and its Python workers; nothing of ours is inherited.
+
+    ``host`` is the address under which the others reach it.
+    """
     package = Path(strongroom.__file__).resolve().parents[1]
     return {
         "PATH": os.defpath,
@@ -202,6 +207,9 @@ def environment(scratch: Path) -> dict[str, str]:
         "SPARK_HOME": str(spark_home()),
         "SPARK_LOCAL_DIRS": str(scratch / "spark"),
         "SPARK_USER": "strongroom",
+        # Spark would look for an address of its own, and ask a name service for that one's name; there may be none.
+        "SPARK_LOCAL_IP": host,
+        "SPARK_LOCAL_HOSTNAME": host,
         "PYTHONPATH": str(package),
         "PYTHONDONTWRITEBYTECODE": "1",
         # A function may write to scratch; no Python that starts later may take a module from there.
