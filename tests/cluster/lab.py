@@ -62,6 +62,9 @@ class Lab:
             "[kubernetes.egress]",
             'cores = "100m"',
             'memory = "1Gi"',
+            "[kubernetes.endpoint]",
+            'cores = "200m"',
+            'memory = "1Gi"',
         ]
         return "\n".join(lines) + "\n"
 
