@@ -197,11 +197,15 @@ def connect(
 
 
 def parse_input(name: str, given: Mapping[str, Any]) -> JobInput:
-    """Return an input as a person wrote it in a cell; raise UsageError if something is missing."""
+    """Return an input as a person wrote it in a cell; raise UsageError if something is missing.
+
+    A path is one of the notebook's, not of the directory in which its cells become jobs.
+    """
     try:
         columns: Sequence[str] = given["columns"]
-        return JobInput(
-            owner=PartyId.parse(str(given["owner"])), columns=tuple(columns), location=str(given["location"])
-        )
+        location = str(given["location"])
+        if "://" not in location:
+            location = str(Path.cwd() / Path(location).expanduser())
+        return JobInput(owner=PartyId.parse(str(given["owner"])), columns=tuple(columns), location=location)
     except KeyError as error:
         raise UsageError(f"dataset {name!r} has no {error}", hint="give owner, location and columns") from error

@@ -7,7 +7,7 @@ import pytest
 from strongroom.errors import UsageError
 from strongroom.jobs.spec import JobInput
 from strongroom.notebook.magic import _run
-from strongroom.notebook.session import Session, connect
+from strongroom.notebook.session import Session, connect, parse_input
 from strongroom.statements import PartyId
 
 PARTY = PartyId(name="lab", fingerprint="0" * 32)
@@ -37,3 +37,14 @@ def test_session_says_who_asks_what_for_and_of_what():
     analyst = SimpleNamespace(key=SimpleNamespace(party=PARTY))
     session = Session(analyst=analyst, broker=None, host=None, purpose="fares", inputs=asked, directory=None)
     assert repr(session) == f"Session({PARTY}, for 'fares', of trips (id, fare))"
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [("data/trips", "{here}/data/trips"), ("~/trips", "{here}/home/trips"), ("s3://bucket/trips", "s3://bucket/trips")],
+)
+def test_place_of_a_dataset_is_one_of_the_notebooks(tmp_path, monkeypatch, written, meant):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    given = parse_input("trips", {"owner": str(PARTY), "columns": ["fare"], "location": written})
+    assert given.location == meant.format(here=tmp_path)
