@@ -105,6 +105,7 @@ class Broker(SimpleNamespace):
         return self.sessions.start(
             role=Role.DRIVER,
             job=JOB.id,
+            party=JOB.analyst.fingerprint,
             tee=TeeFacts.of(result, role="driver"),
             result=result,
             key_text="sha384:" + "1" * 96,

@@ -6,8 +6,9 @@ possession of the secret that was sealed to the attested key. A restart forgets 
 
 from __future__ import annotations
 
+import heapq
 import os
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -25,6 +26,8 @@ NONCE_LIFETIME = timedelta(seconds=60)
 SESSION_LIFETIME = timedelta(minutes=10)
 MAX_NONCES = 65_536
 MAX_SESSIONS = 16_384
+_ROOM = 1_024  # how many give way at once, so that a flood pays one look at all of them for so many
+_IDLE = 16  # a session to which no key was released weighs as much as so many others of its party
 
 
 class StaleNonceError(EvidenceError):
@@ -78,6 +81,7 @@ class Session:
     secret: bytes = field(repr=False)
     role: Role
     job: str
+    party: str  # the fingerprint of the analyst whose job it is
     tee: TeeFacts
     result: AttestationResult = field(repr=False)
     key_text: str
@@ -90,7 +94,11 @@ class Session:
 
 
 class Sessions:
-    """The sessions that are open; the oldest give way when there are too many."""
+    """The sessions that are open; when there are too many, those give way of which one party has most.
+
+    Whoever holds a ticket may attest again and again with a workload that no owner's policy accepts. A session counts
+    by how many newer ones its party has; one to which no key was released, sixteen times as much.
+    """
 
     def __init__(self, *, random: Callable[[int], bytes] = os.urandom) -> None:
         self._random = random
@@ -101,14 +109,17 @@ class Sessions:
         *,
         role: Role,
         job: str,
+        party: str,
         tee: TeeFacts,
         result: AttestationResult,
         key_text: str,
         now: datetime,
     ) -> Session:
         """Open a session for a workload whose evidence was appraised."""
-        while self._open and (len(self._open) >= MAX_SESSIONS or next(iter(self._open.values())).ends < now):
+        while self._open and next(iter(self._open.values())).ends < now:
             self._open.popitem(last=False)
+        if len(self._open) >= MAX_SESSIONS:
+            self._make_room()
         random = self._random(SESSION_BYTES + SECRET_BYTES)
         session_id, secret = random[:SESSION_BYTES], random[SESSION_BYTES:]
         session = Session(
@@ -116,6 +127,7 @@ class Sessions:
             secret=secret,
             role=role,
             job=job,
+            party=party,
             tee=tee,
             result=result,
             key_text=key_text,
@@ -128,6 +140,17 @@ class Sessions:
     def end(self, session: Session) -> None:
         """Forget ``session``."""
         self._open.pop(session.id, None)
+
+    def _make_room(self) -> None:
+        """Forget the sessions that weigh most."""
+        newer: Counter[tuple[str, bool]] = Counter()
+        weights: list[tuple[int, bytes]] = []
+        for session in reversed(self._open.values()):
+            idle = session.held_until is None
+            newer[session.party, idle] += 1
+            weights.append((newer[session.party, idle] * (_IDLE if idle else 1), session.id))
+        for _, heavy in heapq.nlargest(_ROOM, weights):
+            del self._open[heavy]
 
     def open_at(self, now: datetime) -> list[Session]:
         """Return the sessions that have not ended."""

@@ -113,6 +113,7 @@ class WorkloadsDoor:
         session = self._desk.sessions.start(
             role=role,
             job=job.id,
+            party=job.analyst.fingerprint,
             tee=TeeFacts.of(result, role=role.value),
             result=result,
             key_text=to_text(keys.digest),
