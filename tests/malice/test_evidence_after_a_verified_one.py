@@ -2,6 +2,8 @@
 
 import json
 import os
+import struct
+import tracemalloc
 from datetime import UTC, datetime, timedelta
 
 import dcap_qvl
@@ -12,12 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from strongroom.attestation.anchors import TrustAnchor
-from strongroom.attestation.certification import certify
+from strongroom.attestation.certification import CERTIFICATIONS, REMEMBERED, verify_cryptography
 from strongroom.attestation.collateral import parse_collateral
+from strongroom.attestation.evidence.quote import parse_quote
 from strongroom.attestation.facts import verify_quote
 from strongroom.attestation.simulated.faults import NO_FAULTS, Faults
 from strongroom.attestation.simulated.pki import Vendor, sign_raw
-from strongroom.attestation.simulated.quoting import SgxFacts, TdxFacts, quote_sgx, quote_tdx
+from strongroom.attestation.simulated.quoting import SgxFacts, TdxFacts, quote_sgx, quote_tdx, sign_quote
 
 NOW = datetime(2026, 3, 1, 12, 30, tzinfo=UTC)
 KINDS = ("sgx-3", "tdx-4", "tdx-5")
@@ -64,17 +67,17 @@ def test_next_quote_with_other_report_data_is_verified_and_says_what_it_says(pla
     facts = platform.ask(platform.quote(wanted))
     assert facts["verdict"] == "verified"
     assert facts["claims"]["report_data"] == wanted.hex()
-    asked = certify.cache_info()
+    hits = CERTIFICATIONS.hits
     first = platform.ask(platform.known)
-    assert certify.cache_info().hits == asked.hits + 1  # so the tests below are about what is remembered
+    assert CERTIFICATIONS.hits == hits + 1  # so the tests below are about what is remembered
     said = json.dumps(first)
     assert said.replace(first["claims"]["report_data"], wanted.hex()) == json.dumps(facts)
 
 
 def test_another_workload_on_the_known_platform_is_told_as_what_it_is(platform: Platform) -> None:
-    asked = certify.cache_info()
+    hits = CERTIFICATIONS.hits
     facts = platform.ask(platform.quote(os.urandom(64), code=b"other code"))
-    assert certify.cache_info().hits == asked.hits + 1
+    assert CERTIFICATIONS.hits == hits + 1
     assert facts["verdict"] == "verified"
     assert facts["claims"]["measurement"] != platform.ask(platform.known)["claims"]["measurement"]
 
@@ -142,6 +145,49 @@ def test_known_platform_is_refused_outside_the_windows_of_its_documents(platform
     assert platform.refused_at(platform.quote(os.urandom(64)), now=NOW + moved) in ("collateral", "certificates")
 
 
+def test_documents_that_run_out_within_the_hour_are_asked_about_each_time(platform: Platform) -> None:
+    end = parse_collateral(platform.collateral).expires
+    before = end - timedelta(seconds=1)
+    assert platform.ask(platform.quote(os.urandom(64)), now=before)["verdict"] == "verified"
+    assert platform.refused_at(platform.quote(os.urandom(64)), now=end + timedelta(seconds=1)) == "collateral"
+
+
+def padded(platform: Platform, filling: bytes) -> bytes:
+    """Return the known quote with ``filling`` in its certificate chain, which nobody signed."""
+    quote, chain, end = platform.known, platform.vendor.pck_chain, SIGNED[platform.kind]
+    at, filled = quote.rfind(chain), filling + chain
+    quote = quote[: at - 4] + struct.pack("<I", len(filled)) + filled
+    if platform.tee == "tdx":
+        within = end + 4 + 128 + 2
+        quote = quote[:within] + struct.pack("<I", len(quote) - within - 4) + quote[within + 4 :]
+    return quote[:end] + struct.pack("<I", len(quote) - end - 4) + quote[end + 4 :]
+
+
+def test_padding_in_a_certification_fills_no_memory(platform: Platform) -> None:
+    asked = 64
+    bulk = b"#" * 28_000
+    assert platform.ask(padded(platform, bulk))["verdict"] == "verified"  # what is kept once is kept by now
+    tracemalloc.start()
+    for number in range(asked):
+        assert platform.ask(padded(platform, b"%d" % number + bulk))["verdict"] == "verified"
+    held, _ = tracemalloc.take_snapshot(), tracemalloc.stop()
+    kept = [one for one in held.statistics("filename") if "certification.py" in one.traceback[0].filename]
+    assert sum(one.size for one in kept) < asked * 4096
+    assert len(CERTIFICATIONS) <= REMEMBERED
+
+
+def test_same_collateral_with_and_without_a_chain_of_its_own_is_told_apart(platform: Platform) -> None:
+    members = json.loads(platform.collateral)
+    text = json.dumps(members | {"pck_certificate_chain": Vendor(os.urandom(32)).pck_chain.decode()})
+    assert platform.ask(platform.known, collateral=text)["verdict"] == "verified"  # it brings its own chain
+    with_chain = parse_collateral(text)
+    assert with_chain.without_chain is not None
+    assert with_chain.without_chain.digest == with_chain.digest
+    quote = parse_quote(platform.known)
+    with pytest.raises(ValueError):
+        verify_cryptography(quote, platform.known, collateral=with_chain, anchor=platform.anchor, now=NOW)
+
+
 WARM = {kind: Platform(kind) for kind in KINDS}
 
 
@@ -156,3 +202,17 @@ def test_whatever_is_changed_is_verified_only_if_the_library_verifies_it_whole(k
         collateral = parse_collateral(platform.collateral).engine
         library = dcap_qvl.QuoteVerifier(platform.vendor.root_der)
         library.verify_with_policy(bytes(changed), collateral, seconds, dcap_qvl.QuotePolicy.claims_only(seconds))
+
+
+@given(kind=st.sampled_from(KINDS), data=st.data())
+def test_whatever_the_known_platform_signs_is_judged_as_the_library_judges_it_whole(kind: str, data) -> None:
+    platform = WARM[kind]
+    body = bytearray(platform.known[: SIGNED[kind]])
+    for at in data.draw(st.lists(st.integers(8, len(body) - 1), min_size=1, max_size=3)):
+        body[at] = data.draw(st.integers(0, 255))
+    changed = sign_quote(platform.vendor, platform.tee, bytes(body))
+    if platform.ask(changed)["verdict"] == "verified":
+        seconds = int(NOW.timestamp())
+        collateral = parse_collateral(platform.collateral).engine
+        library = dcap_qvl.QuoteVerifier(platform.vendor.root_der)
+        library.verify_with_policy(changed, collateral, seconds, dcap_qvl.QuotePolicy.claims_only(seconds))

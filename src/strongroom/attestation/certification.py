@@ -9,9 +9,11 @@ every quote by the caller.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from collections import OrderedDict
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
+from threading import Lock
 from typing import Final
 
 import dcap_qvl
@@ -23,13 +25,16 @@ from cryptography.hazmat.primitives.hashes import SHA256
 
 from strongroom.attestation.anchors import TrustAnchor
 from strongroom.attestation.collateral import Collateral
-from strongroom.attestation.evidence.quote import Quote, QuoteHeader, QuoteSignature
+from strongroom.attestation.evidence.quote import Quote
 from strongroom.attestation.evidence.report import EnclaveReport
 from strongroom.attestation.failures import QuoteSignatureError
+from strongroom.digests import digest
 
 REMEMBERED: Final = 1024
 _HOUR: Final = 3600
 _HALF: Final = 32
+_HEADER: Final = 48
+_BEFORE_CERTIFICATION: Final = 4 + 64  # the section's length, and the one signature that differs
 _UNCOMPRESSED: Final = b"\x04"
 
 
@@ -49,16 +54,38 @@ class Certified:
     evaluation_number: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Presented:
-    """A quote as it was presented; equal to those of the same hour, key and platform, whatever their workload."""
+class Certifications:
+    """What was found out about the platforms seen last, by digest; small whatever was presented, shared by threads.
 
-    hour: int
-    header: QuoteHeader
-    platform: tuple[bytes | int, ...]
-    certification: QuoteSignature
-    quote: bytes = field(compare=False)
-    seconds: int = field(compare=False)
+    Nothing of a quote or of collateral is held: a platform may pad its certification, and a service has many sets.
+    """
+
+    def __init__(self) -> None:
+        self.hits = 0
+        self._found: OrderedDict[bytes, Certified] = OrderedDict()
+        self._lock = Lock()
+
+    def recall(self, name: bytes) -> Certified | None:
+        """Return what is remembered under ``name``, if anything is."""
+        with self._lock:
+            found = self._found.get(name)
+            if found is not None:
+                self._found.move_to_end(name)
+                self.hits += 1
+            return found
+
+    def remember(self, name: bytes, certified: Certified) -> None:
+        """Remember ``certified``; what was not asked for longest gives way."""
+        with self._lock:
+            self._found[name] = certified
+            if len(self._found) > REMEMBERED:
+                self._found.popitem(last=False)
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+
+CERTIFICATIONS: Final = Certifications()
 
 
 def verify_cryptography(
@@ -69,15 +96,11 @@ def verify_cryptography(
     Raise ValueError with dcap-qvl's words, or QuoteSignatureError.
     """
     seconds = int(now.timestamp())
-    presented = Presented(
-        hour=seconds // _HOUR,
-        header=quote.header,
-        platform=_platform_part(quote),
-        certification=replace(quote.signature, signature=b""),
-        quote=data[: quote.size],
-        seconds=seconds,
-    )
-    certified = certify(presented, collateral, anchor)
+    name = _name(quote, data, collateral=collateral, anchor=anchor, hour=seconds // _HOUR)
+    certified = CERTIFICATIONS.recall(name)
+    if certified is None:  # A refusal is raised, and so never remembered.
+        certified = _certify(quote, data[: quote.size], collateral=collateral, anchor=anchor, seconds=seconds)
+        CERTIFICATIONS.remember(name, certified)
     raw = quote.signature.signature
     signature = encode_dss_signature(int.from_bytes(raw[:_HALF], "big"), int.from_bytes(raw[_HALF:], "big"))
     try:
@@ -90,34 +113,48 @@ def verify_cryptography(
     return certified
 
 
-def _platform_part(quote: Quote) -> tuple[bytes | int, ...]:
+def _name(quote: Quote, data: bytes, *, collateral: Collateral, anchor: TrustAnchor, hour: int) -> bytes:
+    """Return a digest of all that dcap-qvl's verdict rests on, but the signature; the same for no other such case."""
+    return digest(
+        "strongroom/certified-platform/v1",
+        hour.to_bytes(8, "big", signed=True),
+        anchor.root_der,
+        collateral.digest.encode(),
+        collateral.pck_chain,  # with and without it, collateral has the same digest
+        quote.signed[:_HEADER],
+        data[len(quote.signed) + _BEFORE_CERTIFICATION : quote.size],
+        *_platform_part(quote),
+    )
+
+
+def _platform_part(quote: Quote) -> tuple[bytes, ...]:
     """Return what the body says of anything but the workload, its loader's choices and its report data."""
     report = quote.report
     if isinstance(report, EnclaveReport):
-        return (report.cpusvn, report.miscselect, report.flags, report.xfrm, report.reserved)
+        numbers = (report.miscselect, report.flags, report.xfrm)
+        return (report.cpusvn, *(number.to_bytes(8, "big") for number in numbers), report.reserved)
     return (
         report.tee_tcb_svn,
         report.mrseam,
         report.mrsignerseam,
         report.seam_attributes,
-        report.td_attributes,
-        report.xfam,
+        report.td_attributes.to_bytes(8, "big"),
+        report.xfam.to_bytes(8, "big"),
         report.tee_tcb_svn2,
         report.mrservicetd,
     )
 
 
-@lru_cache(maxsize=REMEMBERED)
-def certify(presented: Presented, collateral: Collateral, anchor: TrustAnchor) -> Certified:
-    """Return what dcap-qvl says of the whole quote; a refusal is raised, and so never remembered."""
+def _certify(quote: Quote, data: bytes, *, collateral: Collateral, anchor: TrustAnchor, seconds: int) -> Certified:
+    """Return what dcap-qvl says of the whole quote; raise ValueError if it refuses it."""
     verified = _engine(anchor).verify_with_policy(
-        presented.quote, collateral.engine, presented.seconds, dcap_qvl.QuotePolicy.claims_only(presented.seconds)
+        data, collateral.engine, seconds, dcap_qvl.QuotePolicy.claims_only(seconds)
     )
     facts = pydantic_core.from_json(verified.to_json())
     platform, enclave = facts["platform"], facts["qe"]["tcb_level"]
     return Certified(
         key=ec.EllipticCurvePublicKey.from_encoded_point(
-            ec.SECP256R1(), _UNCOMPRESSED + presented.certification.attestation_key
+            ec.SECP256R1(), _UNCOMPRESSED + quote.signature.attestation_key
         ),
         ppid=bytes(platform["pck"]["ppid"]),
         cpusvn=bytes(platform["pck"]["cpu_svn"]),
