@@ -21,7 +21,7 @@ from strongroom.envelope.wrapping import unwrap_key, wrap_key
 from strongroom.statements import SigningKey
 
 sys.path.insert(0, str(Path(__file__).parent))  # The attacker between two ends of a channel.
-for room in ("broker", "ledger", "workload"):  # Their attackers act in the scenes of the unit tests.
+for room in ("attestation", "broker", "ledger", "workload"):  # Their attackers act in the scenes of the unit tests.
     sys.path.insert(0, str(Path(__file__).parent.parent / "unit" / room))
 sys.path.insert(0, str(Path(__file__).parent))  # The attackers' own tools.
 sys.path.insert(0, str(Path(__file__).parent.parent / "journey"))  # The small world that journeys are attacked in.

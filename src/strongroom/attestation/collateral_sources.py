@@ -32,6 +32,7 @@ from strongroom.attestation.pcs import CollateralService
 
 _TEES: Final[dict[str, TeeName]] = {"SGX": "sgx", "TDX": "tdx"}
 _FAILURE_LASTS = 10.0  # seconds
+_MOST_FAILED = 1024
 _DER_SEQUENCE = b"\x30"
 
 
@@ -139,6 +140,8 @@ class Pccs:
 
     def _keep(self, place: Path, ask: Callable[[], str], check: Callable[[str], object]) -> str:
         """Return the set at ``place``, asking for it if it is old; ``check`` raises for what is none."""
+        if _age(place) < self._refresh.total_seconds():  # whoever has a set need not wait for another platform's fetch
+            return read_collateral(place)
         with self._lock:  # a thousand workers of one platform make one fetch
             if _age(place) < self._refresh.total_seconds():
                 return read_collateral(place)
@@ -160,6 +163,8 @@ class Pccs:
         try:
             return ask()
         except CollateralFetchError as error:
+            if len(self._failed) >= _MOST_FAILED:  # anybody can name platforms that there are not
+                self._failed.clear()
             self._failed[place] = (time.monotonic(), error)
             raise
 
