@@ -120,6 +120,13 @@ def load_module(named: Path | None) -> Module:
             f"everybody may write to the PKCS#11 module {path} (mode {stat.S_IMODE(status.st_mode):04o})",
             hint="install it anew, and for root alone to write",
         )
+    for folder in path.parents:  # in a sticky one, such as /tmp, nobody exchanges what is another's
+        mode = folder.stat().st_mode
+        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+            raise CustodyError(
+                f"everybody may exchange the PKCS#11 module {path}: {folder} has mode {stat.S_IMODE(mode):04o}",
+                hint=f"keep it where only root may write, or run: chmod o-w {folder}",
+            )
     return _modules.setdefault(path, Module(path))
 
 
