@@ -26,7 +26,7 @@ import psutil
 from benchmarks.harness import Figure, Options, Report, interleave, progress
 from strongroom.attestation.anchors import TrustAnchor
 from strongroom.attestation.appraisal import CollateralMemory, Verifier
-from strongroom.attestation.certification import certify
+from strongroom.attestation.certification import CERTIFICATIONS
 from strongroom.attestation.collateral_sources import CollateralFolder, Pccs
 from strongroom.attestation.evidence import Evidence, parse_quote
 from strongroom.attestation.simulated.pki import Vendor
@@ -79,7 +79,7 @@ def verifier(tee: str) -> Verifier:
 
 def appraise_all(tee: str, quotes: Sequence[tuple[Evidence, bytes]]) -> int:
     """Appraise every piece of evidence in this process, which has seen none of their keys."""
-    certify.cache_clear()
+    CERTIFICATIONS.forget()
     return appraise_known(tee, quotes)
 
 
@@ -116,7 +116,7 @@ def storm(quotes: Sequence[tuple[Evidence, bytes]]) -> tuple[list[float], int, f
     ):
         source = Pccs(desk.url, folder=CollateralFolder(Path(folder)))
         driver = Verifier(ANCHOR, source, memory=CollateralMemory())
-        certify.cache_clear()
+        CERTIFICATIONS.forget()
         gate, waited, lock = threading.Event(), [], threading.Lock()
 
         def attest(evidence: Evidence, asked: bytes) -> None:

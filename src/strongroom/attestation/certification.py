@@ -81,6 +81,11 @@ class Certifications:
             if len(self._found) > REMEMBERED:
                 self._found.popitem(last=False)
 
+    def forget(self) -> None:
+        """Forget all of it, as a process that has just started."""
+        with self._lock:
+            self._found.clear()
+
     def __len__(self) -> int:
         return len(self._found)
 
