@@ -39,7 +39,7 @@ from strongroom.attestation.encounter import (
     check_time,
     refusal,
 )
-from strongroom.attestation.listener import MAX_PENDING, MAX_WAITING, ListenerClosedError
+from strongroom.attestation.listener import MAX_PENDING, MAX_WAITING, ListenerClosedError, open_door
 from strongroom.attestation.roles import Role
 from strongroom.attestation.secure_line import Deadline, DeadlineError, LineClosedError, ProtocolError
 from strongroom.attestation.tee import Tee
@@ -220,7 +220,7 @@ class AsyncListener:
         max_pending: int = MAX_PENDING,
         clock: Clock = lambda: datetime.now(UTC),
     ) -> Self:
-        """Listen at ``address``; arguments are those of :class:`channel.Listener`."""
+        """Listen at ``address``; arguments are those of :class:`listener.Listener`."""
         end = End.prepare(
             role=role,
             keys=keys,
@@ -232,13 +232,7 @@ class AsyncListener:
             check=check,
             clock=clock,
         )
-        try:
-            plain = socket.create_server(address, backlog=128)
-        except OSError as error:
-            raise TransportError(
-                f"cannot listen at {address[0]}:{address[1]}: {error.strerror}",
-                hint="choose another port, or 0 for any free one",
-            ) from error
+        plain = open_door(address)
         plain.setblocking(False)
         return cls(plain, end, deadline=deadline, max_pending=max_pending)
 

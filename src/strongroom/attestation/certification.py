@@ -18,9 +18,7 @@ from typing import Final
 
 import dcap_qvl
 import pydantic_core
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256
 
 from strongroom.attestation.anchors import TrustAnchor
@@ -28,11 +26,11 @@ from strongroom.attestation.collateral import Collateral
 from strongroom.attestation.evidence.quote import Quote
 from strongroom.attestation.evidence.report import EnclaveReport
 from strongroom.attestation.failures import QuoteSignatureError
+from strongroom.attestation.raw_signature import is_signed, read_numbers
 from strongroom.digests import digest
 
 REMEMBERED: Final = 1024
 _HOUR: Final = 3600
-_HALF: Final = 32
 _HEADER: Final = 48
 _BEFORE_CERTIFICATION: Final = 4 + 64  # the section's length, and the one signature that differs
 _UNCOMPRESSED: Final = b"\x04"
@@ -106,15 +104,11 @@ def verify_cryptography(
     if certified is None:  # A refusal is raised, and so never remembered.
         certified = _certify(quote, data[: quote.size], collateral=collateral, anchor=anchor, seconds=seconds)
         CERTIFICATIONS.remember(name, certified)
-    raw = quote.signature.signature
-    signature = encode_dss_signature(int.from_bytes(raw[:_HALF], "big"), int.from_bytes(raw[_HALF:], "big"))
-    try:
-        certified.key.verify(signature, quote.signed, ec.ECDSA(SHA256()))
-    except InvalidSignature as error:
+    if not is_signed(quote.signed, read_numbers(quote.signature.signature), certified.key, SHA256()):
         raise QuoteSignatureError(
             "the attestation key did not sign this header and body",
             hint="the quote was changed after it was signed, or put together from two",
-        ) from error
+        )
     return certified
 
 

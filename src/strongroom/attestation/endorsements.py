@@ -13,7 +13,6 @@ from typing import Final
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256
 
 from strongroom.attestation.anchors import TrustAnchor
@@ -21,6 +20,7 @@ from strongroom.attestation.collateral import Collateral, SignedDocument
 from strongroom.attestation.evidence.carriage import TeeName
 from strongroom.attestation.evidence.pck import UNREADABLE, PckChain, common_name, sgx_extension_of
 from strongroom.attestation.failures import CertificateError, CollateralError, RevokedError, StaleCollateralError
+from strongroom.attestation.raw_signature import is_signed, read_numbers
 
 _TCB_INFO_ID: Final = {"sgx": "SGX", "tdx": "TDX"}
 _QE_IDENTITY_ID: Final = {"sgx": "QE", "tdx": "TD_QE"}
@@ -204,12 +204,7 @@ def _signed(document: SignedDocument, signer: x509.Certificate) -> bool:
     key, raw = signer.public_key(), document.signature
     if not isinstance(key, ec.EllipticCurvePublicKey) or len(raw) != _SIGNATURE_BYTES:
         return False
-    r, s = int.from_bytes(raw[:32], "big"), int.from_bytes(raw[32:], "big")
-    try:
-        key.verify(encode_dss_signature(r, s), document.text, ec.ECDSA(SHA256()))
-    except InvalidSignature:
-        return False
-    return True
+    return is_signed(document.text, read_numbers(raw), key, SHA256())
 
 
 def _issued(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:

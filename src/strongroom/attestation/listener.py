@@ -78,13 +78,7 @@ class Listener:
         self._refusals: deque[StrongroomError] = deque(maxlen=4 * max_pending)
         self._arrived = threading.Condition()
         self._closed = False
-        try:
-            self._socket = socket.create_server(address, backlog=128)
-        except OSError as error:
-            raise TransportError(
-                f"cannot listen at {name_address(address)}: {error.strerror}",
-                hint="choose another port, or 0 for any free one",
-            ) from error
+        self._socket = open_door(address)
         host, port = self._socket.getsockname()[:2]
         self.address: Address = (host, port)
         threading.Thread(target=self._listen, name=f"attested-listener-{port}", daemon=True).start()
@@ -170,6 +164,17 @@ class Listener:
             self._arrived.notify_all()
         if isinstance(outcome, AttestedChannel):
             outcome.close()
+
+
+def open_door(address: Address) -> socket.socket:
+    """Return a socket that listens at ``address``; raise TransportError if none can."""
+    try:
+        return socket.create_server(address, backlog=128)
+    except OSError as error:
+        raise TransportError(
+            f"cannot listen at {name_address(address)}: {error.strerror}",
+            hint="choose another port, or 0 for any free one",
+        ) from error
 
 
 def _hang_up(plain: socket.socket) -> None:

@@ -15,7 +15,6 @@ from typing import Any, Final
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA384
 
 from strongroom.attestation.amd_endorsements import load_certificate
@@ -23,6 +22,7 @@ from strongroom.attestation.anchors import TrustAnchor
 from strongroom.attestation.evidence.nitro import NitroDocument
 from strongroom.attestation.evidence.pck import UNREADABLE
 from strongroom.attestation.failures import CertificateError, DebugEvidenceError, QuoteSignatureError
+from strongroom.attestation.raw_signature import is_signed, read_numbers
 from strongroom.attestation.snp import UNRATED
 from strongroom.digests import bytes_digest
 
@@ -149,14 +149,10 @@ def _check_link(issuer: x509.Certificate, certificate: x509.Certificate, *, belo
 
 
 def _verify_signature(document: NitroDocument, leaf: x509.Certificate) -> None:
-    key, half = leaf.public_key(), len(document.signature) // 2
-    r = int.from_bytes(document.signature[:half], "big")
-    s = int.from_bytes(document.signature[half:], "big")
+    key = leaf.public_key()
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP384R1):
         raise CertificateError("the document's certificate is not a P-384 key")
-    try:
-        key.verify(encode_dss_signature(r, s), document.signed, ec.ECDSA(SHA384()))
-    except InvalidSignature as error:
+    if not is_signed(document.signed, read_numbers(document.signature), key, SHA384()):
         raise QuoteSignatureError(
             "the document's certificate did not sign it", hint="the document was changed after it was signed"
-        ) from error
+        )

@@ -10,9 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA384
 
 from strongroom.attestation.amd_endorsements import (
@@ -30,6 +28,7 @@ from strongroom.attestation.failures import (
     QuoteSignatureError,
     TcbError,
 )
+from strongroom.attestation.raw_signature import is_signed
 
 UNRATED: Final = "Unrated"
 POLICY_SMT, POLICY_RESERVED_ONE, POLICY_MIGRATE_MA, POLICY_DEBUG = 1 << 16, 1 << 17, 1 << 18, 1 << 19
@@ -260,14 +259,11 @@ def _check_key(report: SnpReport, endorsed: EndorsedKey) -> None:
 
 
 def _verify_signature(report: SnpReport, key: ec.EllipticCurvePublicKey) -> None:
-    r, s = report.signature
-    try:
-        key.verify(encode_dss_signature(r, s), report.signed, ec.ECDSA(SHA384()))
-    except InvalidSignature as error:
+    if not is_signed(report.signed, report.signature, key, SHA384()):
         raise QuoteSignatureError(
             "the chip's key did not sign this report",
             hint="the report was changed after it was signed, or the certificate is another chip's or firmware's",
-        ) from error
+        )
 
 
 def _tcb_text(tcb: SnpTcb) -> str:

@@ -19,7 +19,7 @@ from strongroom.errors import StrongroomError, TransportError
 from strongroom.workload.ending import describe_defect
 
 ANSWER_SECONDS: Final = 60.0
-_LOOK_SECONDS: Final = 0.5
+LOOK_SECONDS: Final = 0.5
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
@@ -98,7 +98,7 @@ class Batcher:
             self._rows += rows
             self._wake()
         until = time.monotonic() + ANSWER_SECONDS
-        while not asked.done.wait(_LOOK_SECONDS):
+        while not asked.done.wait(LOOK_SECONDS):
             if self._reason is not None:  # nobody may know of this request any more: it was taken by what broke then
                 raise self._reason
             if time.monotonic() >= until:
@@ -110,7 +110,7 @@ class Batcher:
     def take(self) -> list[Asked]:
         """Return the next requests to compute together; none after half a second without any, or at the end."""
         with self._changed:
-            if not self._changed.wait_for(lambda: self._line or self.closed, _LOOK_SECONDS) or not self._line:
+            if not self._changed.wait_for(lambda: self._line or self.closed, LOOK_SECONDS) or not self._line:
                 return []
             if not self._enough():
                 self._patient = True

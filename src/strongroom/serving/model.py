@@ -21,7 +21,7 @@ import numpy as np
 from strongroom.errors import StrongroomError, UsageError
 from strongroom.policy.document import ServingRules
 from strongroom.serving.answers import limit_outputs
-from strongroom.serving.batching import Arrays, Batcher, BusyError, compute
+from strongroom.serving.batching import LOOK_SECONDS, Arrays, Batcher, BusyError, compute
 from strongroom.serving.declared import Declared, read_declared
 from strongroom.workload.collectives import guard_collectives
 from strongroom.workload.confinement import confine
@@ -34,7 +34,6 @@ PIECE_SECONDS: Final = 60.0
 _FILE: Final = "program.py"
 _END: Final = object()
 _LEAST_KEPT: Final = 256
-_LOOK_SECONDS: Final = 0.5
 
 T = TypeVar("T")
 
@@ -218,7 +217,7 @@ class Model:
     def _talk(self) -> None:
         while not self._over.is_set():
             try:
-                talk = self._talks.get(timeout=_LOOK_SECONDS)
+                talk = self._talks.get(timeout=LOOK_SECONDS)
             except queue.Empty:
                 continue
             talk.run(self._over)
@@ -261,7 +260,7 @@ class _Talk:
         until = time.monotonic() + PIECE_SECONDS
         while True:
             try:
-                return self.said.get(timeout=_LOOK_SECONDS)
+                return self.said.get(timeout=LOOK_SECONDS)
             except queue.Empty as error:
                 if (reason := self.reason()) is not None:
                     raise reason from None
