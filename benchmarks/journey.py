@@ -178,4 +178,4 @@ def _draw(canvas: Any, steps: dict[str, float], plain: dict[str, float]) -> None
     whole.set_ylabel("seconds")
     whole.set_title("The job as a whole")
     whole.set_ylim(0, 1.3 * max(sum(times[name] for _, name, _ in parts) for times in (plain, steps)))
-    whole.legend(loc="upper center", ncols=3)
+    whole.legend(loc="upper center", ncols=3, fontsize=8, columnspacing=1.2)  # within the axes
